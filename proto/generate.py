@@ -77,7 +77,9 @@ def check() -> None:
         fresh, committed = stubs(Path(folder)), stubs(ROOT)
     names = fresh.keys() | committed.keys()
     if wrong := sorted(name for name in names if fresh.get(name) != committed.get(name)):
-        sys.exit(f"{PACKAGE} is not what the protocol files give: {', '.join(wrong)}. Do: make proto")
+        sys.exit(
+            f"{PACKAGE} is not what the protocol files give: {', '.join(wrong)}. Do: make proto"
+        )
 
 
 def lint() -> None:
