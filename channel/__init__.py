@@ -1,0 +1,1 @@
+"""The channel: noise on complex symbols. Needs numpy only, never torch."""

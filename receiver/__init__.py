@@ -1,0 +1,1 @@
+"""The receiver: noisy symbols to a decoded and a restored image."""

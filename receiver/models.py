@@ -1,0 +1,58 @@
+"""Everything that a receiver computes with, loaded from a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from receiver.decoder import Decoder
+from receiver.inn import INN
+from receiver.prior import Prior, load_prior
+from shared.bundle import Bundle, Guidance
+from shared.weights import load_weights
+
+
+@dataclass(frozen=True)
+class ReceiverModels:
+    """Networks in evaluation mode on one device.
+
+    ``inns`` are keyed by the SNR in dB that each imitates; the key of a conditioned one is None.
+    A bundle without INN, prior or guidance serves restorers that need none.
+    """
+
+    device: torch.device
+    symbols: int
+    decoder: Decoder
+    inns: dict[float | None, INN]
+    prior: Prior | None
+    guidance: Guidance | None
+
+    def inn_for(self, snr_db: float) -> INN:
+        """The conditioned INN if there is one, else the one whose SNR is nearest."""
+        if None in self.inns:
+            return self.inns[None]
+        nearest = min((snr for snr in self.inns if snr is not None), key=lambda s: abs(s - snr_db))
+        return self.inns[nearest]
+
+
+def load_receiver(bundle: Bundle, device: torch.device) -> ReceiverModels:
+    """Loads a bundle's receiving side.
+
+    Raises:
+        BundleError: If a file does not fit the architecture that the manifest states.
+    """
+    manifest, folder = bundle.manifest, bundle.folder
+    jscc = manifest.jscc
+    prior = manifest.prior
+    return ReceiverModels(
+        device=device,
+        symbols=jscc.architecture.symbols,
+        decoder=load_weights(Decoder(jscc.architecture), folder / jscc.decoder, device),
+        inns={
+            part.snr_db: load_weights(INN(part.architecture), folder / part.file, device)
+            for part in manifest.inns
+        },
+        prior=load_prior(folder / prior.folder, prior.patch_size, device) if prior else None,
+        guidance=manifest.guidance,
+    )

@@ -1,0 +1,157 @@
+"""Model bundles: a folder of safetensors files with a manifest that vouches for them.
+
+Reading and checking a bundle needs no torch; :mod:`shared.weights` loads tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from shared.architecture import Frozen, INNArchitecture, JSCCArchitecture
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+
+
+class BundleError(RuntimeError):
+    """A bundle that cannot be used; names the bundle, the file and what is wrong with it."""
+
+
+class JSCCPart(Frozen):
+    """The encoder and decoder."""
+
+    architecture: JSCCArchitecture
+    encoder: str = "encoder.safetensors"
+    decoder: str = "decoder.safetensors"
+
+
+class INNPart(Frozen):
+    """An INN; ``snr_db`` is the SNR that it imitates, None when it is conditioned on the SNR."""
+
+    architecture: INNArchitecture
+    snr_db: float | None = None
+    file: str
+
+    @model_validator(mode="after")
+    def _one_way_to_know_the_snr(self) -> INNPart:
+        if self.architecture.snr_conditioned == (self.snr_db is not None):
+            raise ValueError("an INN either is snr_conditioned or has an snr_db")
+        return self
+
+
+class PriorPart(Frozen):
+    """The diffusion prior: a ``diffusers.UNet2DModel`` folder inside the bundle."""
+
+    folder: str = "prior"
+    patch_size: PositiveInt = Field(default=1, description="Pixel-unshuffle factor around it")
+
+
+class Guidance(Frozen):
+    """How strongly Algorithm 1 follows the observation."""
+
+    norm: Literal["squared", "unsquared"] = "unsquared"
+    zeta_by_snr_db: dict[float, PositiveFloat] = Field(min_length=1)
+
+    def zeta(self, snr_db: float) -> float:
+        """Step size at the listed SNR nearest to ``snr_db``."""
+        nearest = min(self.zeta_by_snr_db, key=lambda listed: abs(listed - snr_db))
+        return self.zeta_by_snr_db[nearest]
+
+
+class Manifest(Frozen):
+    """``bundle.json``."""
+
+    format: Literal[1] = FORMAT
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    power: PositiveFloat = Field(default=1.0, description="Average symbol power P, linear")
+    snr_range_db: tuple[float, float] = Field(description="SNRs that it was trained for, dB")
+    jscc: JSCCPart
+    inns: tuple[INNPart, ...] = ()
+    prior: PriorPart | None = None
+    guidance: Guidance | None = None
+    training: dict[str, Any] = Field(default={}, description="How each part was trained")
+    scores: dict[str, Any] = Field(default={}, description="What it scored, by which command")
+    files: dict[str, str] = Field(default={}, description="sha256 of each file, hexadecimal")
+
+    @model_validator(mode="after")
+    def _every_file_is_vouched_for(self) -> Manifest:
+        needed = {self.jscc.encoder, self.jscc.decoder, *(inn.file for inn in self.inns)}
+        if missing := needed - self.files.keys():
+            raise ValueError(f"no sha256 in 'files' for {', '.join(sorted(missing))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Bundle:
+        """Reads the manifest and checks the sha256 of every file that it lists.
+
+        Raises:
+            BundleError: If the manifest is missing or invalid, or a file is missing, leads out of
+                the folder, or differs from its sha256.
+        """
+        folder = Path(folder)
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except OSError as error:
+            raise BundleError(f"bundle {folder}: no readable {MANIFEST} ({error})") from error
+        except ValidationError as error:
+            raise BundleError(f"bundle {folder}: {MANIFEST} is invalid: {error}") from error
+        for name, expected in manifest.files.items():
+            _check(folder, name, expected)
+        return cls(folder, manifest)
+
+    @property
+    def codec_digest(self) -> str:
+        """Identifies encoder and decoder weights: a receiver needs its transmitter's."""
+        jscc, files = self.manifest.jscc, self.manifest.files
+        return hashlib.sha256(f"{files[jscc.encoder]}{files[jscc.decoder]}".encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    """Writes ``bundle.json`` for the files now in ``folder``, sha256 of each included.
+
+    Arguments:
+        folder: The bundle's folder, with all its weights in place.
+        manifest: The manifest's fields, ``files`` left out or stale.
+    """
+    names = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.suffix == ".safetensors" or path.name == "config.json"
+    )
+    files = {name: sha256(folder / name) for name in names}
+    checked = Manifest.model_validate(manifest | {"files": files})
+    text = json.dumps(checked.model_dump(mode="json"), indent=2) + "\n"
+    (folder / MANIFEST).write_text(text)
+    return Bundle.open(folder)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"bundle {folder}: file {name} leads out of the bundle")
+    if not path.is_file():
+        raise BundleError(f"bundle {folder}: file {name} is missing")
+    if (found := sha256(path)) != expected:
+        raise BundleError(
+            f"bundle {folder}: file {name} has sha256 {found}, {MANIFEST} says {expected}"
+        )

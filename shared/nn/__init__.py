@@ -1,0 +1,1 @@
+"""Torch building blocks that the encoder, the decoder and the INN share."""

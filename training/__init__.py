@@ -1,0 +1,1 @@
+"""One module per trained part, the data set reader and the loop they share."""

@@ -1,0 +1,51 @@
+"""What a training run is made of, read from ``training/configs/*.yaml`` and validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from shared.architecture import Frozen, JSCCArchitecture
+
+
+class LoopSettings(Frozen):
+    """Settings of :func:`training.loop.train`."""
+
+    steps: PositiveInt
+    batch: PositiveInt = Field(default=32, description="Images per step and process")
+    learning_rate: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: NonNegativeInt = Field(default=200, description="Steps of linear warm-up")
+    decay: float = Field(default=0.6, ge=0, le=1, description="Last part of the run that decays")
+    clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm")
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    bf16: bool = Field(default=False, description="bf16 autocast; only where it is faster")
+    workers: NonNegativeInt = Field(default=0, description="Decoding processes")
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 20
+    validate_every: PositiveInt = 1000
+    checkpoint_minutes: PositiveFloat = 4.0
+
+
+class JSCCTraining(Frozen):
+    """How the encoder and decoder are trained, eq. (6)."""
+
+    architecture: JSCCArchitecture
+    snr_range_db: tuple[float, float] = (-5.0, 5.0)
+    loop: LoopSettings
+
+
+class TrainingConfig(Frozen):
+    """A bundle's name and the training of each of its parts."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    power: PositiveFloat = Field(default=1.0, description="Average symbol power P, linear")
+    jscc: JSCCTraining
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingConfig:
+        """Reads a YAML file; pydantic's error names each wrong field."""
+        return cls.model_validate(yaml.safe_load(path.read_text()))

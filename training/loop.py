@@ -1,0 +1,186 @@
+"""The training loop that every part shares: accelerate, EMA, checkpoints, TensorBoard, progress."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from training.config import LoopSettings
+from training.data import Images, StepSampler, training_batches
+
+
+class Objective(Protocol):
+    """A network with its loss. Draws come from the given generator alone, so steps can be redone."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss on ``x``, RGB in [0, 1], (B, 3, H, W); ``"loss"`` is minimised."""
+
+
+Validate = Callable[[nn.Module, SummaryWriter, int], dict[str, float]]
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """The random draws of one training step: a function of (seed, step, rank) alone."""
+    # A large odd multiplier keeps neighbouring steps' streams apart.
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+
+
+def learning_rate_factor(step: int, settings: LoopSettings) -> float:
+    """Linear warm-up, then constant, then a linear fall to 2% over the last ``decay`` part."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
+    return warm * max(0.02, min(1.0, left))
+
+
+class Checkpoints:
+    """The newest checkpoint of a run, replaced atomically so that a kill at any time is safe."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.current = folder / "checkpoint"
+        self.previous = folder / "checkpoint.old"
+        self.accelerator = accelerator
+
+    def save(self, step: int) -> None:
+        """Writes the state after ``step`` steps beside the old one, then swaps them."""
+        fresh = self.current.with_suffix(".new")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(fresh))
+        if self.accelerator.is_main_process:
+            (fresh / "progress.json").write_text(json.dumps({"step": step}))
+            shutil.rmtree(self.previous, ignore_errors=True)
+            if self.current.exists():
+                self.current.rename(self.previous)
+            fresh.rename(self.current)
+            shutil.rmtree(self.previous, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> int:
+        """Loads the newest whole checkpoint; returns the number of steps it has behind it."""
+        for folder in (self.current, self.previous):
+            if (folder / "progress.json").exists():
+                self.accelerator.load_state(str(folder))
+                return int(json.loads((folder / "progress.json").read_text())["step"])
+        return 0
+
+
+def train(
+    objective: nn.Module,
+    images: Images,
+    settings: LoopSettings,
+    folder: Path,
+    validate: Validate,
+) -> nn.Module:
+    """Trains ``objective`` and returns its exponential moving average.
+
+    Run again with the same arguments, it continues from the newest checkpoint in ``folder``.
+
+    Arguments:
+        objective: A module that is an :class:`Objective`.
+        images: The training set.
+        settings: Steps, batch, learning rate and so on.
+        folder: Where checkpoints and TensorBoard events go.
+        validate: Called with the averaged objective every ``validate_every`` steps; returns
+            scalars to log and may write pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    objective = objective.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    optimiser = torch.optim.AdamW(
+        [p for p in objective.parameters() if p.requires_grad],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    scheduler = LambdaLR(optimiser, lambda step: learning_rate_factor(step, settings))
+    model, optimiser = accelerator.prepare(objective, optimiser)
+    accelerator.register_for_checkpointing(average, scheduler)
+    checkpoints = Checkpoints(folder, accelerator)
+    start = checkpoints.restore()
+
+    sampler = StepSampler(
+        len(images),
+        settings.batch,
+        start,
+        settings.steps,
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    saved = time.monotonic()
+    with _progress(disable=not accelerator.is_main_process) as progress:
+        bar = progress.add_task("training", total=settings.steps, completed=start, loss="")
+        for step, batch in enumerate(training_batches(images, sampler, settings.workers), start):
+            generator = step_generator(settings.seed, step, accelerator.process_index)
+            x = augment(batch.float().div(255), generator).to(accelerator.device)
+            terms = model(x.contiguous(memory_format=torch.channels_last), generator)
+            optimiser.zero_grad(set_to_none=True)
+            accelerator.backward(terms["loss"])
+            norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+            optimiser.step()
+            scheduler.step()
+            average.update_parameters(accelerator.unwrap_model(model))
+
+            done = step + 1
+            if done % settings.log_every == 0 and accelerator.is_main_process:
+                scalars = {name: float(term.detach()) for name, term in terms.items()}
+                for name, value in (scalars | {"gradient norm": float(norm)}).items():
+                    writer.add_scalar(f"train/{name}", value, done)
+                writer.add_scalar("train/learning rate", scheduler.get_last_lr()[0], done)
+                progress.update(bar, completed=done, loss=f"loss {scalars['loss']:.5f}")
+            if accelerator.is_main_process and (
+                done % settings.validate_every == 0 or done == settings.steps
+            ):
+                average.eval()
+                for name, value in validate(average.module, writer, done).items():
+                    writer.add_scalar(f"validation/{name}", value, done)
+                    progress.console.print(f"step {done}: {name} {value:.4f}")
+            if time.monotonic() - saved > 60 * settings.checkpoint_minutes or (
+                done == settings.steps
+            ):
+                checkpoints.save(done)
+                saved = time.monotonic()
+    writer.close()
+    average.eval()
+    result: nn.Module = average.module
+    return result
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirrors each image of the batch (B, 3, H, W) left to right with probability one half."""
+    mirrored = torch.rand(len(x), generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+
+def _progress(disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=disable,
+    )

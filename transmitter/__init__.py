@@ -1,0 +1,1 @@
+"""The transmitter: image to power-normalised complex symbols."""
