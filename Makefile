@@ -1,5 +1,52 @@
 # Every target makes what it needs, the Python environment included.
 
-.PHONY: proto
-proto:
-	.venv/bin/python proto/generate.py
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+TORCH_CONSTRAINTS ?= constraints-torch.txt
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types proto proto-check bench constraints clean
+
+help:  ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(INSTALLED): pyproject.toml constraints.txt $(TORCH_CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		-c constraints.txt -c $(TORCH_CONSTRAINTS) -e '.[all]'
+	touch $@
+
+demo: $(INSTALLED)  ## Sends sample faces over a noisy link and draws what comes back (ARGS="--help")
+	$(BIN)/commin demo $(ARGS)
+
+test: $(INSTALLED)  ## Runs the tests (ARGS="-m 'not slow'")
+	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+lint: $(INSTALLED)  ## Checks style, import directions and the protocol files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --lint
+
+types: $(INSTALLED)  ## Checks types
+	$(BIN)/mypy
+
+proto: $(INSTALLED)  ## Generates the stubs in commin/v1
+	$(BIN)/python proto/generate.py
+
+proto-check: $(INSTALLED)  ## Fails if the stubs in commin/v1 are not up to date
+	$(BIN)/python proto/generate.py --check
+
+bench: $(INSTALLED)  ## Runs every benchmark
+	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script"; done
+
+constraints: $(INSTALLED)  ## Pins what is installed now
+	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
+		| grep -vE '^(torch|torchvision|triton|(nvidia|cuda)-.*)=='; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## Removes caches and build leftovers; keeps the environment and training runs
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
