@@ -37,8 +37,7 @@ class Decoder(nn.Module):
             for stage, width in enumerate(widths)
         )
         self.stages = nn.ModuleList(
-            ResidualUp(inputs, outputs)
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            ResidualUp(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
         )
         self.stages.append(subpixel3x3(widths[-1], 3))
 

@@ -312,9 +312,7 @@ class Engine:
             task.decode_seconds = finished - started
             task.decoded = decoded
             noise = DiffusionNoise(task.job.seed, task.job.frame_id)
-            task.trajectory = task.restorer.start(
-                image, task.job.told_snr_db, task.steps, noise
-            )
+            task.trajectory = task.restorer.start(image, task.job.told_snr_db, task.steps, noise)
             if task.trajectory.done:
                 self._finish(task)
 

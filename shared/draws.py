@@ -20,9 +20,7 @@ class Purpose(IntEnum):
     DIFFUSION = 2
 
 
-def generator(
-    seed: int, frame_id: int, purpose: Purpose, step: int = 0
-) -> np.random.Generator:
+def generator(seed: int, frame_id: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
     """The generator of one frame's draws for one purpose and step.
 
     Arguments:

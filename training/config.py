@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shared.architecture import Frozen, JSCCArchitecture
+from shared.architecture import Frozen, INNArchitecture, JSCCArchitecture
+from shared.bundle import Guidance
 
 
 class LoopSettings(Frozen):
@@ -38,12 +40,40 @@ class JSCCTraining(Frozen):
     loop: LoopSettings
 
 
+class INNTraining(Frozen):
+    """How the invertible networks are trained, eq. (9)."""
+
+    architecture: INNArchitecture
+    snrs_db: tuple[float, ...] = Field(
+        default=(-5.0, -3.0, -1.0, 1.0, 3.0, 5.0),
+        description="One network for each, unless the architecture is conditioned on the SNR",
+    )
+    inverse_weight: float = Field(
+        default=0.0, ge=0, description="Weight of |INN^-1(y, d(x)) - x|^2; 0 is the paper's loss"
+    )
+    guidance: Guidance
+    loop: LoopSettings
+
+
+class PriorTraining(Frozen):
+    """How the diffusion prior is trained, the DDPM loss."""
+
+    network: dict[str, Any] = Field(description="Arguments of diffusers.UNet2DModel")
+    patch_size: PositiveInt = 1
+    min_snr_gamma: PositiveFloat | None = Field(
+        default=None, description="gamma of min-SNR weighting; None weights all times alike"
+    )
+    loop: LoopSettings
+
+
 class TrainingConfig(Frozen):
     """A bundle's name and the training of each of its parts."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     power: PositiveFloat = Field(default=1.0, description="Average symbol power P, linear")
     jscc: JSCCTraining
+    inn: INNTraining
+    prior: PriorTraining
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:

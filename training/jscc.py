@@ -29,6 +29,11 @@ class JSCC(nn.Module):
         self.encoder = Encoder(config.jscc.architecture, config.power)
         self.decoder = Decoder(config.jscc.architecture)
 
+    def draw_snr(self, count: int, generator: torch.Generator) -> Tensor:
+        """SNRs drawn evenly from the trained range, in dB, (count,)."""
+        low, high = self.snr_range_db
+        return torch.rand(count, generator=generator) * (high - low) + low
+
     def transmit(self, x: Tensor, snr_db: Tensor, generator: torch.Generator) -> Tensor:
         """The decoded images y, (B, 3, H, W), of ``x`` sent at SNRs of shape (B,), in dB."""
         z = self.encoder(x, snr_db)
@@ -38,16 +43,13 @@ class JSCC(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error (6) with an SNR drawn for each image."""
-        low, high = self.snr_range_db
-        snr_db = torch.rand(len(x), generator=generator).mul(high - low).add(low).to(x.device)
+        snr_db = self.draw_snr(len(x), generator).to(x.device)
         mse = (self.transmit(x, snr_db, generator) - x).square().mean()
         return {"loss": mse}
 
 
 @torch.no_grad()
-def transmit_all(
-    jscc: JSCC, x: Tensor, snr_db: float, seed: int = 0, batch: int = 64
-) -> Tensor:
+def transmit_all(jscc: JSCC, x: Tensor, snr_db: float, seed: int = 0, batch: int = 64) -> Tensor:
     """Sends a whole set at one SNR with fixed noise; returns y, (N, 3, H, W), on the CPU."""
     device = next(jscc.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -77,8 +79,6 @@ def train_jscc(config: TrainingConfig, data: Path, validation: Path, runs: Path)
         return {f"PSNR at {snr:g} dB": psnr_db(held_out, y) for snr, y in decoded.items()}
 
     images = Images(ImageSource(data), size)
-    result = train(
-        JSCC(config), images, config.jscc.loop, runs / config.name / "jscc", validate
-    )
+    result = train(JSCC(config), images, config.jscc.loop, runs / config.name / "jscc", validate)
     assert isinstance(result, JSCC)
     return result

@@ -29,7 +29,7 @@ from training.data import Images, StepSampler, training_batches
 
 
 class Objective(Protocol):
-    """A network with its loss. Draws come from the given generator alone, so steps can be redone."""
+    """A network with its loss, which draws from the given generator alone: steps can be redone."""
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The terms of the loss on ``x``, RGB in [0, 1], (B, 3, H, W); ``"loss"`` is minimised."""

@@ -1,0 +1,91 @@
+"""Puts trained parts into a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from receiver.inn import INN
+from receiver.models import load_receiver
+from receiver.prior import Prior
+from shared.bundle import MANIFEST, Bundle, BundleError, write_manifest
+from shared.weights import save_weights
+from training.config import TrainingConfig
+from training.jscc import JSCC
+from transmitter.encoder import load_encoder
+
+
+def add_jscc(folder: Path, config: TrainingConfig, jscc: JSCC) -> Bundle:
+    """Starts a bundle with an encoder and decoder.
+
+    Parts of an earlier bundle there that were trained for another codec are left out.
+    """
+    save_weights(jscc.encoder, folder / "encoder.safetensors")
+    save_weights(jscc.decoder, folder / "decoder.safetensors")
+    for stale in folder.glob("inn*.safetensors"):
+        stale.unlink()
+    manifest = {
+        "name": config.name,
+        "power": config.power,
+        "snr_range_db": config.jscc.snr_range_db,
+        "jscc": {"architecture": config.jscc.architecture.model_dump()},
+        "training": {"jscc": config.jscc.model_dump(mode="json")},
+    }
+    old = _fields(folder) if (folder / MANIFEST).exists() else {}
+    return write_manifest(folder, manifest | {"prior": old.get("prior")})
+
+
+def add_inns(
+    folder: Path, config: TrainingConfig, trained: dict[float | None, INN], scores: dict[str, Any]
+) -> Bundle:
+    """Adds INNs, by the SNR in dB that each imitates, in the place of those that were there."""
+    for stale in folder.glob("inn*.safetensors"):
+        stale.unlink()
+    parts = []
+    for snr_db, inn in trained.items():
+        file = "inn.safetensors" if snr_db is None else f"inn{snr_db:+g}dB.safetensors"
+        save_weights(inn, folder / file)
+        architecture = config.inn.architecture.model_dump()
+        parts.append({"architecture": architecture, "snr_db": snr_db, "file": file})
+    fields = _fields(folder)
+    fields |= {"inns": parts, "guidance": config.inn.guidance.model_dump()}
+    fields["training"]["inn"] = config.inn.model_dump(mode="json")
+    fields["scores"]["inn"] = scores
+    return write_manifest(folder, fields)
+
+
+def add_prior(folder: Path, config: TrainingConfig, prior: Prior) -> Bundle:
+    """Adds a prior, as a diffusers folder in half precision."""
+    shutil.rmtree(folder / "prior", ignore_errors=True)
+    half = UNet2DModel.from_config(prior.network.config)
+    half.load_state_dict(prior.network.state_dict())
+    half.to(torch.float16).save_pretrained(folder / "prior")
+    fields = _fields(folder)
+    fields |= {"prior": {"folder": "prior", "patch_size": prior.patch_size}}
+    fields["training"]["prior"] = config.prior.model_dump(mode="json")
+    return write_manifest(folder, fields)
+
+
+def load_jscc(folder: Path, config: TrainingConfig, device: torch.device) -> JSCC:
+    """The trained link of a bundle, to train an INN against.
+
+    Raises:
+        BundleError: If the bundle cannot be used, or its sizes are not those of ``config``.
+    """
+    bundle = Bundle.open(folder)
+    if bundle.manifest.jscc.architecture != config.jscc.architecture:
+        raise BundleError(f"bundle {folder}: its DeepJSCC has other sizes than the configuration")
+    jscc = JSCC(config)
+    jscc.encoder = load_encoder(bundle, device)
+    jscc.decoder = load_receiver(bundle, device).decoder
+    return jscc.eval().requires_grad_(False)
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return fields
