@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from commin.v1 import tensor_pb2
 
 # Little-endian whatever the machine: a no-op on nearly all of them.
-WIRE = {
+WIRE: dict[tensor_pb2.Dtype.ValueType, np.dtype[Any]] = {
     tensor_pb2.DTYPE_UINT8: np.dtype("<u1"),
     tensor_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
     tensor_pb2.DTYPE_COMPLEX64: np.dtype("<c8"),

@@ -43,6 +43,7 @@ def protoc(*arguments: str) -> None:
 
 
 def sources() -> list[Path]:
+    """The protocol files."""
     return sorted((PROTO / PACKAGE).glob("*.proto"))
 
 
@@ -62,6 +63,7 @@ def stubs(root: Path) -> dict[str, bytes]:
 
 
 def write() -> None:
+    """Replaces the committed stubs and removes those without a protocol file."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh = stubs(Path(folder))
@@ -72,6 +74,7 @@ def write() -> None:
 
 
 def check() -> None:
+    """Fails, naming the files, if the committed stubs are not up to date."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh, committed = stubs(Path(folder)), stubs(ROOT)
@@ -97,6 +100,7 @@ def lint() -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_const", dest="act", const=check, default=write)
