@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
@@ -43,20 +43,23 @@ def decode_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:  # whose own text names a buffer in memory
+        text = f"not a readable PNG, JPEG or WebP file: it begins with {data[:12]!r}"
+        raise ImageError(text) from error
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ImageError(f"not a readable PNG, JPEG or WebP file: {error}") from error
     with image:
         _check_header(image, max_pixels)
         try:
             image.load()
+            upright = ImageOps.exif_transpose(image)
         except Exception as error:  # Pillow's decoders raise many types on damaged data
             raise ImageError(f"damaged or truncated {image.format} file: {error}") from error
-        upright = ImageOps.exif_transpose(image)
         square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
 
 
-def _check_header(image: Image.Image, max_pixels: int) -> None:
+def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     """Rejects what the size and mode alone rule out, before any pixel is decoded."""
     width, height = image.size
     if width * height == 0:
@@ -65,9 +68,11 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(
             f"{width}x{height} = {width * height} pixels, the limit is {max_pixels} pixels"
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError(f"animated with {image.n_frames} frames, expected a still image")
+    # A multi-picture JPEG (MPO) is a photograph with previews or depth maps behind it.
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"animated with {frames} frames, expected a still image")
+    if any(";16" in str(tile.args) for tile in image.tile):  # colour would lose its low bytes
+        raise ImageError("16 bits a channel, expected at most 8 (convert it first)")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        raise ImageError(
-            f"colour mode {image.mode}, expected 8-bit grey or RGB (convert it first)"
-        )
+        raise ImageError(f"colour mode {image.mode}, expected 8-bit grey or RGB (convert it first)")
