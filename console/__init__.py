@@ -1,0 +1,1 @@
+"""Where people operate the link: the command line."""

@@ -1,0 +1,1 @@
+"""Metrics, in-process evaluation of a bundle, sweeps and figures."""
