@@ -29,4 +29,5 @@ def awgn(z: Symbols, snr_db: Any, unit_noise: Symbols, power: float = 1.0) -> Sy
     Source: Chen et al., "CommIN", 2023, eqs. (3)-(4).
     """
     sigma = (power / 10 ** (snr_db / 10)) ** 0.5
-    return z + sigma * unit_noise  # type: ignore[operator]
+    received: Symbols = z + sigma * unit_noise
+    return received

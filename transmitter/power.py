@@ -28,4 +28,5 @@ def normalise_power(z: Tensor, power: float = 1.0) -> Tensor:
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     if (norm == 0).any():
         raise ValueError("cannot normalise a row of symbols that is all zeros")
-    return z * (math.sqrt(z.shape[-1] * power) / norm)
+    scaled: Tensor = z * (math.sqrt(z.shape[-1] * power) / norm)
+    return scaled
