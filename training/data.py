@@ -52,13 +52,14 @@ class ImageSource(Sequence[bytes]):
         self._items: list[Any] = []
         for table in tables:
             try:
-                column = pq.read_table(table, columns=["image"])["image"].combine_chunks()
+                chunks = pq.read_table(table, columns=["image"])["image"].chunks
+                items = [item for chunk in chunks for item in chunk.field("bytes")]
+                paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
             except Exception as error:
                 raise DatasetError(f"{table}: no readable 'image' column ({error})") from error
-            self._items += column.field("bytes")  # Arrow scalars: views, not copies
+            self._items += items  # Arrow scalars: views, not copies
             self.names += [
-                f"{table.name}[{row}]{f' {name}' if name else ''}"
-                for row, name in enumerate(column.field("path").to_pylist())
+                f"{table.name}[{row}]{f' {path}' if path else ''}" for row, path in enumerate(paths)
             ]
 
     def _open_folder(self, folder: Path) -> None:
@@ -70,7 +71,7 @@ class ImageSource(Sequence[bytes]):
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
         item = self._items[index]
-        return item.read_bytes() if isinstance(item, Path) else bytes(item.as_buffer())
+        return item.read_bytes() if isinstance(item, Path) else bytes(item.as_buffer() or b"")
 
 
 class Images(Dataset[Tensor]):
