@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from shared.architecture import JSCCArchitecture
 from shared.nn.af import AFModule
 from shared.nn.attention import AttentionBlock
+from shared.nn.linear import Synthesis
 from shared.nn.residual import ResidualUp, conv3x3, subpixel3x3
 
 
@@ -15,7 +17,8 @@ class Decoder(nn.Module):
     r"""Channel output to image, :math:`y = g(\hat z; \phi)`.
 
     Mirrors the encoder: attention blocks at 1/16 and 1/4 scale, AF modules, residual upsampling
-    with inverse GDN, a sigmoid at the end.
+    with inverse GDN, a sigmoid at the end. Where the architecture has a linear branch, its
+    thumbnail joins the features at every scale and the output, before the sigmoid.
 
     Arguments:
         architecture: Sizes of the network, from the bundle.
@@ -40,6 +43,14 @@ class Decoder(nn.Module):
             ResidualUp(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
         )
         self.stages.append(subpixel3x3(widths[-1], 3))
+        self.linear: Synthesis | None = None
+        if architecture.linear:
+            size = architecture.linear.thumbnail
+            self.linear = Synthesis(architecture.linear, 2 * architecture.symbols)
+            self.joins = nn.ModuleList(
+                conv3x3(3 * (size // grid) ** 2, width) if grid <= size else nn.Identity()
+                for grid, width in zip(architecture.decoder_grids, widths, strict=True)
+            )
 
     def forward(self, z: Tensor, snr_db: Tensor) -> Tensor:
         """Decodes a batch.
@@ -51,8 +62,18 @@ class Decoder(nn.Module):
         Returns:
             Decoded images y, RGB in [0, 1], with shape (B, 3, H, W).
         """
-        features = torch.view_as_real(z).flatten(1)
-        features = self.stem(features.unflatten(1, (self.c_out, self.grid, self.grid)))
-        for stage, gate, attention in zip(self.stages, self.gates, self.attention, strict=True):
+        reals = torch.view_as_real(z).flatten(1)
+        features = self.stem(reals.unflatten(1, (self.c_out, self.grid, self.grid)))
+        thumbnail = None if self.linear is None else self.linear(reals, snr_db)
+        for i, (stage, gate, attention) in enumerate(
+            zip(self.stages, self.gates, self.attention, strict=True)
+        ):
+            if thumbnail is not None and features.shape[-1] <= thumbnail.shape[-1]:
+                scale = thumbnail.shape[-1] // features.shape[-1]
+                features = features + self.joins[i](F.pixel_unshuffle(2 * thumbnail - 1, scale))
             features = stage(gate(attention(features), snr_db))
-        return torch.sigmoid(features.float())
+        logits = features.float()
+        if thumbnail is not None:
+            enlarged = F.interpolate(thumbnail, size=logits.shape[2:], mode="bicubic")
+            logits = logits + torch.logit(enlarged, eps=0.01)
+        return torch.sigmoid(logits)

@@ -11,6 +11,17 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LinearBranch(Frozen):
+    """A dense path beside the convolutions, from a thumbnail to all symbols and back."""
+
+    thumbnail: PositiveInt = Field(description="H = W of the thumbnail, pixels")
+    snr_grid_db: tuple[float, ...] = Field(
+        default=(-5.0, -3.0, -1.0, 1.0, 3.0, 5.0),
+        min_length=2,
+        description="SNRs, rising, between which its gains are interpolated",
+    )
+
+
 class JSCCArchitecture(Frozen):
     """Sizes of the DeepJSCC encoder and decoder.
 
@@ -25,6 +36,7 @@ class JSCCArchitecture(Frozen):
     attention_units: PositiveInt = Field(
         default=3, description="Residual units per branch of an attention block"
     )
+    linear: LinearBranch | None = Field(default=None, description="None is the paper's network")
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> JSCCArchitecture:
@@ -39,12 +51,22 @@ class JSCCArchitecture(Frozen):
                 f"2 * symbols = {2 * self.symbols} reals do not fill a "
                 f"{self.grid} x {self.grid} grid evenly"
             )
+        if self.linear and self.linear.thumbnail not in self.decoder_grids:
+            raise ValueError(
+                f"thumbnail {self.linear.thumbnail} is none of the decoder's grids, "
+                f"{self.decoder_grids}"
+            )
         return self
 
     @property
     def grid(self) -> int:
         """Height and width of the innermost features."""
         return int(self.image_size // 2 ** len(self.channels))
+
+    @property
+    def decoder_grids(self) -> tuple[int, ...]:
+        """Height and width of the features that enter each stage of the decoder, rising."""
+        return tuple(self.grid * 2**stage for stage in range(len(self.channels)))
 
     @property
     def c_out(self) -> int:

@@ -13,9 +13,11 @@ from channel.awgn import awgn
 from receiver.decoder import Decoder
 from training.config import TrainingConfig
 from training.data import Images, ImageSource, load_all
+from training.linear_start import start_linear
 from training.loop import train
 from transmitter.encoder import Encoder
 
+LINEAR_IMAGES = 40_000  # as many as the linear start's components are computed from
 SNRS_DB = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0)  # the paper's, section 4
 
 
@@ -79,6 +81,9 @@ def train_jscc(config: TrainingConfig, data: Path, validation: Path, runs: Path)
         return {f"PSNR at {snr:g} dB": psnr_db(held_out, y) for snr, y in decoded.items()}
 
     images = Images(ImageSource(data), size)
-    result = train(JSCC(config), images, config.jscc.loop, runs / config.name / "jscc", validate)
+    jscc = JSCC(config)
+    if jscc.encoder.linear and jscc.decoder.linear:
+        start_linear(jscc.encoder.linear, jscc.decoder.linear, load_all(data, size, LINEAR_IMAGES))
+    result = train(jscc, images, config.jscc.loop, runs / config.name / "jscc", validate)
     assert isinstance(result, JSCC)
     return result

@@ -9,6 +9,7 @@ from shared.architecture import JSCCArchitecture
 from shared.bundle import Bundle
 from shared.nn.af import AFModule
 from shared.nn.attention import AttentionBlock
+from shared.nn.linear import Analysis
 from shared.nn.residual import ResidualDown, conv3x3
 from shared.weights import load_weights
 from transmitter.power import normalise_power
@@ -18,7 +19,8 @@ class Encoder(nn.Module):
     r"""Image to channel input, :math:`z = f(x; \theta)` with eq. (2) applied.
 
     Residual blocks with stride 2 and GDN, each followed by an AF module; attention blocks after
-    every second stage (1/4 and 1/16 scale); a last convolution to ``c_out`` real channels.
+    every second stage (1/4 and 1/16 scale); a last convolution to ``c_out`` real channels. Where
+    the architecture has a linear branch, its symbols are added before eq. (2).
 
     Arguments:
         architecture: Sizes of the network, from the bundle.
@@ -41,6 +43,11 @@ class Encoder(nn.Module):
             for stage, width in enumerate(widths)
         )
         self.head = conv3x3(widths[-1], architecture.c_out)
+        self.linear: Analysis | None = None
+        if architecture.linear:
+            self.linear = Analysis(architecture.linear, 2 * architecture.symbols)
+            nn.init.zeros_(self.head.weight)  # training starts from the linear scheme
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, snr_db: Tensor) -> Tensor:
         """Encodes a batch.
@@ -57,6 +64,8 @@ class Encoder(nn.Module):
         for stage, gate, attention in zip(self.stages, self.gates, self.attention, strict=True):
             features = attention(gate(stage(features), snr_db))
         reals = self.head(features).float().flatten(1)
+        if self.linear is not None:
+            reals = reals + self.linear(x, snr_db)
         return normalise_power(torch.view_as_complex(reals.unflatten(1, (-1, 2))), self.power)
 
 

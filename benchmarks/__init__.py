@@ -1,0 +1,1 @@
+"""Measurements against a stated reference, one script each."""
