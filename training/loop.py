@@ -68,8 +68,8 @@ class Checkpoints:
         self.accelerator.save_state(str(fresh))
         if self.accelerator.is_main_process:
             (fresh / "progress.json").write_text(json.dumps({"step": step}))
-            shutil.rmtree(self.previous, ignore_errors=True)
-            if self.current.exists():
+            if self.current.exists():  # else a kill left the previous one as the only whole one
+                shutil.rmtree(self.previous, ignore_errors=True)
                 self.current.rename(self.previous)
             fresh.rename(self.current)
             shutil.rmtree(self.previous, ignore_errors=True)
