@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ class Decoder(nn.Module):
             for stage, width in enumerate(widths)
         )
         self.stages = nn.ModuleList(
-            ResidualUp(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
+            ResidualUp(inputs, outputs) for inputs, outputs in pairwise(widths)
         )
         self.stages.append(subpixel3x3(widths[-1], 3))
         self.linear: Synthesis | None = None

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,7 @@ class Engine:
         """Frames in work."""
         return len(self._active)
 
-    async def run(self, job: Job) -> AsyncIterator[Update | Outcome]:
+    async def run(self, job: Job) -> AsyncGenerator[Update | Outcome, None]:
         """Yields the frame's updates, then its outcome.
 
         Closing the iterator frees the frame's place within a step.

@@ -16,7 +16,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 from shared.architecture import Frozen, INNArchitecture, JSCCArchitecture
 
 MANIFEST = "bundle.json"
-FORMAT = 1
 
 
 class BundleError(RuntimeError):
@@ -67,7 +66,7 @@ class Guidance(Frozen):
 class Manifest(Frozen):
     """``bundle.json``."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     power: PositiveFloat = Field(default=1.0, description="Average symbol power P, linear")
     snr_range_db: tuple[float, float] = Field(description="SNRs that it was trained for, dB")

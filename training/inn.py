@@ -124,4 +124,5 @@ def _picture(module: Imitation, x: Tensor, snr_db: float) -> Tensor:
     _, detail = module.inn(from_unit(x).to(device), snr)
     coarse = module.inn.coarse(from_unit(y).to(device))
     rebuilt = to_unit(module.inn.inverse(coarse, detail, snr)).cpu()
-    return make_grid(torch.cat([x, y, rebuilt]), len(x))
+    picture: Tensor = make_grid(torch.cat([x, y, rebuilt]), len(x))
+    return picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ def sample(prior: Prior, count: int, size: int, steps: int = 50, seed: int = 0) 
     device = next(prior.parameters()).device
     x = torch.randn((count, 3, size, size), generator=generator).to(device)
     times = [*timesteps(steps), 0]
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         step = Step.between([t] * count, [s] * count, device)
         epsilon = prior(x, torch.full((count,), t, device=device))
         x0 = step.predict_x0(x, epsilon).clamp(-1, 1)

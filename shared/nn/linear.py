@@ -80,7 +80,8 @@ class Analysis(_Basis):
         """
         thumbnail = F.adaptive_avg_pool2d(x, self.size).flatten(1) - self.mean
         whitened = F.linear(thumbnail, self.directions * self.scale) / self.deviation
-        return F.pad(whitened, (0, 1), value=1.0) * self.gains(snr_db)
+        out: Tensor = F.pad(whitened, (0, 1), value=1.0) * self.gains(snr_db)
+        return out
 
 
 class Synthesis(_Basis):
@@ -103,5 +104,5 @@ class Synthesis(_Basis):
         offset, slope = self.amplitude(snr_db).split(1, dim=1)
         amplitude = (offset + slope * reals[:, -1:]).clamp(min=0.1)
         whitened = (reals * self.gains(snr_db) / amplitude)[:, :-1]
-        flat = (whitened * self.deviation) @ (self.directions * self.scale) + self.mean
+        flat: Tensor = (whitened * self.deviation) @ (self.directions * self.scale) + self.mean
         return flat.unflatten(1, (3, self.size, self.size))
