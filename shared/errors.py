@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from commin.v1 import frame_pb2
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "commin"
 

@@ -1,0 +1,190 @@
+"""What the services measure, for Prometheus. Base units; no label by frame, session or raw SNR."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from http.server import HTTPServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+
+from commin.v1 import frame_pb2
+
+# One image on an idle GPU takes milliseconds, Algorithm 1 on a laptop minutes.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+BYTES = tuple(float(4**power) for power in range(4, 14))  # 256 B to 64 MiB
+DECIBELS = (-30, -20, -10, -5, -3, -1, 1, 3, 5, 10, 15, 20, 30, 40, 60)
+PSNR_DECIBELS = (10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 35, 40, 50)
+BATCH = (1, 2, 4, 8, 16, 32, 64)
+
+STAGES = ("encode", "propagate", "queue", "decode", "restore", "first_preview", "end_to_end")
+
+
+class Telemetry:
+    """What all services measure, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.stage_seconds = Histogram(
+            "commin_stage_duration_seconds",
+            "Time that frames spent in each stage.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.frames = Counter(
+            "commin_frames_total",
+            "Frames that ended here, by gRPC status name.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "commin_frames_in_flight", "Frames being worked on.", registry=self.registry
+        )
+        self.sessions = Gauge(
+            "commin_calls_in_flight", "Open calls, by method.", ["method"], registry=self.registry
+        )
+        self.calls = Counter(
+            "commin_calls_total",
+            "Calls that ended, by method and gRPC status name.",
+            ["method", "status"],
+            registry=self.registry,
+        )
+        self.message_bytes = Histogram(
+            "commin_message_size_bytes",
+            "Size of gRPC messages.",
+            ["direction"],
+            buckets=BYTES,
+            registry=self.registry,
+        )
+        self.resent = Counter(
+            "commin_frames_resent_total",
+            "Frames sent again because the next hop broke.",
+            registry=self.registry,
+        )
+        self.frames.labels("OK")  # so that rates exist before the first frame
+
+    @contextlib.contextmanager
+    def count_in_flight(self) -> Iterator[None]:
+        """Counts a frame as in flight within the block."""
+        with self.in_flight.track_inprogress():
+            yield
+
+    def expose(self, host: str, port: int | None) -> HTTPServer | None:
+        """Serves ``/metrics`` from a thread of its own; port 0 or None does nothing.
+
+        Raises:
+            OSError: If the port is taken.
+        """
+        if not port:
+            return None
+        server, _ = start_http_server(port, host, self.registry)
+        return server
+
+
+class TransmitterTelemetry(Telemetry):
+    """What the transmitter measures besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.psnr_db = Histogram(
+            "commin_psnr_decibels",
+            "PSNR against the original.",
+            ["image"],
+            buckets=PSNR_DECIBELS,
+            registry=self.registry,
+        )
+        self.batch_size = batch_size(self.registry)
+
+    def observe_result(self, result: frame_pb2.Result) -> None:
+        """Records a result on its way to the client, whole timings and quality included."""
+        timings, stages = result.timings, self.stage_seconds.labels
+        stages("encode").observe(timings.encode_seconds)
+        stages("end_to_end").observe(timings.end_to_end_seconds)
+        self.psnr_db.labels("decoded").observe(result.quality.decoded_psnr_db)
+        self.psnr_db.labels("restored").observe(result.quality.restored_psnr_db)
+
+
+class ChannelTelemetry(Telemetry):
+    """What the channel measures besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snr_db = Histogram(
+            "commin_snr_decibels",
+            "SNR of frames: what the channel was set to, and what the noise drawn came to.",
+            ["kind"],
+            buckets=DECIBELS,
+            registry=self.registry,
+        )
+        self.default_snr_db = Gauge(
+            "commin_default_snr_decibels",
+            "The SNR of frames that set none.",
+            registry=self.registry,
+        )
+        self.symbols = Counter(
+            "commin_symbols_total", "Complex symbols sent.", registry=self.registry
+        )
+
+
+class ReceiverTelemetry(Telemetry):
+    """What the receiver measures besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue_depth = Gauge(
+            "commin_queue_depth", "Frames waiting for work.", registry=self.registry
+        )
+        self.queue_limit = Gauge(
+            "commin_queue_limit", "The most frames that wait.", registry=self.registry
+        )
+        self.step_seconds = Histogram(
+            "commin_denoise_step_duration_seconds",
+            "Time of one denoising step of a batch.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = batch_size(self.registry)
+        self.gpu_memory = Gauge(
+            "commin_gpu_memory_bytes",
+            "GPU memory that tensors take; 0 without a GPU.",
+            registry=self.registry,
+        )
+
+    def watch(self, queue_depth: Callable[[], int], gpu_memory: Callable[[], int]) -> None:
+        """Reads the gauges from these functions whenever Prometheus asks."""
+        self.queue_depth.set_function(queue_depth)
+        self.gpu_memory.set_function(gpu_memory)
+
+    def observe_step(self, frames: int, seconds: float) -> None:
+        """Records one denoising step of a batch."""
+        self.batch_size.observe(frames)
+        self.step_seconds.observe(seconds)
+
+    def observe_result(self, timings: frame_pb2.StageTimings) -> None:
+        """Records the receiver's stages of one frame."""
+        stages = self.stage_seconds.labels
+        stages("queue").observe(timings.queue_seconds)
+        stages("decode").observe(timings.decode_seconds)
+        stages("restore").observe(timings.restore_seconds)
+        if timings.HasField("first_preview_seconds"):
+            stages("first_preview").observe(timings.first_preview_seconds)
+
+
+def batch_size(registry: CollectorRegistry) -> Histogram:
+    """Frames that share one run of a network."""
+    return Histogram(
+        "commin_batch_size", "Frames in one run of a network.", buckets=BATCH, registry=registry
+    )

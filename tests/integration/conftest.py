@@ -1,0 +1,189 @@
+"""A bundle with random weights, small enough to serve in milliseconds, and real processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+
+from receiver.decoder import Decoder
+from receiver.inn import INN
+from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.bundle import write_manifest
+from shared.weights import save_weights
+from transmitter.encoder import Encoder
+
+SIZE = 32
+SYMBOLS = 64
+START_SECONDS = 90.0
+
+
+def make_bundle(folder: Path, seed: int = 0, name: str = "tiny") -> Path:
+    """Writes a whole bundle of random weights."""
+    torch.manual_seed(seed)
+    jscc = JSCCArchitecture(image_size=SIZE, channels=(8, 8), symbols=SYMBOLS, attention_units=1)
+    inn = INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True)
+    prior = UNet2DModel(
+        sample_size=SIZE // 2,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    save_weights(Encoder(jscc), folder / "encoder.safetensors", torch.float32)
+    save_weights(Decoder(jscc), folder / "decoder.safetensors", torch.float32)
+    save_weights(INN(inn), folder / "inn.safetensors", torch.float32)
+    prior.save_pretrained(folder / "prior")
+    manifest: dict[str, Any] = {
+        "name": name,
+        "snr_range_db": (-5, 5),
+        "jscc": {"architecture": jscc.model_dump()},
+        "inns": [{"architecture": inn.model_dump(), "file": "inn.safetensors"}],
+        "prior": {"folder": "prior", "patch_size": 2},
+        "guidance": {"zeta_by_snr_db": {0: 0.1}},
+    }
+    write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny bundle."""
+    return make_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+def picture(number: int, size: int = SIZE) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A smooth image that differs from every other number's, (size, size, 3)."""
+    draws = np.random.default_rng(number)
+    coarse = draws.integers(0, 256, (4, 4, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def png(number: int, size: int = SIZE) -> bytes:
+    """The same as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture(number, size)).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class Process:
+    """A service in a process of its own.
+
+    Attributes:
+        role: transmitter, channel or receiver.
+        process: The process.
+        address: Where it serves.
+        log: The lines of its standard error so far.
+    """
+
+    role: str
+    process: subprocess.Popen[str]
+    address: str = ""
+    log: list[str] = field(default_factory=list)
+
+    def follow(self) -> None:
+        """Collects standard error, so that the pipe never fills."""
+        assert self.process.stderr
+        self.log += iter(self.process.stderr.readline, "")
+
+    def wait_until_serving(self) -> Process:
+        """Waits for the line that tells the address."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(10)
+            pytest.fail(f"the {self.role} did not start:\n{''.join(self.log)}")
+        self.address = json.loads(line)["address"]
+        return self
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        """Sends a signal and waits; the exit code."""
+        self.process.send_signal(with_signal)
+        return self.process.wait(30)
+
+
+Start = Callable[..., Process]
+
+
+def start_process(role: str, **settings: object) -> Process:
+    """Starts a service; its settings go by environment variables."""
+    variables = {
+        f"COMMIN_{role.upper()}_{name.upper()}": str(value) for name, value in settings.items()
+    }
+    environment = os.environ | variables | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", role],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    service = Process(role, process)
+    threading.Thread(target=service.follow, daemon=True).start()
+    return service
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts services that end with the test."""
+    started: list[Process] = []
+
+    def start_one(role: str, **settings: object) -> Process:
+        service = start_process(role, **settings)
+        started.append(service)
+        return service
+
+    yield start_one
+    for service in started:
+        service.process.kill()
+        service.process.wait(30)
+
+
+@dataclass(frozen=True)
+class ThreeProcesses:
+    """A whole link."""
+
+    transmitter: Process
+    channel: Process
+    receiver: Process
+
+
+def start_link(start: Start, bundle: Path, **transmitter: object) -> ThreeProcesses:
+    """Starts a link front to back, on free ports."""
+    receiver = start("receiver", bundle=bundle).wait_until_serving()
+    channel = start("channel", receiver=receiver.address).wait_until_serving()
+    front = start("transmitter", bundle=bundle, channel=channel.address, **transmitter)
+    return ThreeProcesses(front.wait_until_serving(), channel, receiver)
+
+
+@pytest.fixture(scope="session")
+def link(bundle: Path) -> Iterator[ThreeProcesses]:
+    """A link of three processes that tests share; they leave it as they found it."""
+    started: list[Process] = []
+
+    def start_one(role: str, **settings: object) -> Process:
+        started.append(start_process(role, **settings))
+        return started[-1]
+
+    yield start_link(start_one, bundle, max_pixels=100_000, max_image_bytes=1_000_000)
+    for service in started:
+        service.stop()
