@@ -44,7 +44,6 @@ def load_receiver(bundle: Bundle, device: torch.device) -> ReceiverModels:
     """
     manifest, folder = bundle.manifest, bundle.folder
     jscc = manifest.jscc
-    prior = manifest.prior
     return ReceiverModels(
         device=device,
         symbols=jscc.architecture.symbols,
@@ -53,6 +52,13 @@ def load_receiver(bundle: Bundle, device: torch.device) -> ReceiverModels:
             part.snr_db: load_weights(INN(part.architecture), folder / part.file, device)
             for part in manifest.inns
         },
-        prior=load_prior(folder / prior.folder, prior.patch_size, device) if prior else None,
+        prior=_load_prior(bundle, device) if manifest.prior else None,
         guidance=manifest.guidance,
     )
+
+
+def _load_prior(bundle: Bundle, device: torch.device) -> Prior:
+    part = bundle.manifest.prior
+    assert part is not None
+    inside = bundle.folder / part.source
+    return load_prior(inside if inside.is_dir() else part.source, part.patch_size, device)

@@ -45,9 +45,9 @@ class INNPart(Frozen):
 
 
 class PriorPart(Frozen):
-    """The diffusion prior: a ``diffusers.UNet2DModel`` folder inside the bundle."""
+    """The diffusion prior, a ``diffusers.UNet2DModel``."""
 
-    folder: str = "prior"
+    source: str = Field(default="prior", description="A folder inside the bundle, or a hub id")
     patch_size: PositiveInt = Field(default=1, description="Pixel-unshuffle factor around it")
 
 

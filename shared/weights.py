@@ -59,5 +59,4 @@ def load_weights(network: Network, path: Path, device: torch.device) -> Network:
 def ready(network: Network, device: torch.device) -> Network:
     """Puts a network in serving form; see :func:`load_weights`."""
     network.to(device, torch.float32).eval().requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return network.to(memory_format=torch.channels_last)

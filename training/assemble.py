@@ -66,9 +66,17 @@ def add_prior(folder: Path, config: TrainingConfig, prior: Prior) -> Bundle:
     half.load_state_dict(prior.network.state_dict())
     half.to(torch.float16).save_pretrained(folder / "prior")
     fields = _fields(folder)
-    fields |= {"prior": {"folder": "prior", "patch_size": prior.patch_size}}
+    fields |= {"prior": {"source": "prior", "patch_size": prior.patch_size}}
     fields["training"]["prior"] = config.prior.model_dump(mode="json")
     return write_manifest(folder, fields)
+
+
+def add_pretrained_prior(folder: Path, config: TrainingConfig) -> Bundle:
+    """Points the bundle to ``config.prior.pretrained`` instead of carrying a prior."""
+    fields = _fields(folder)
+    part = {"source": config.prior.pretrained, "patch_size": config.prior.patch_size}
+    fields["training"]["prior"] = config.prior.model_dump(mode="json")
+    return write_manifest(folder, fields | {"prior": part})
 
 
 def load_jscc(folder: Path, config: TrainingConfig, device: torch.device) -> JSCC:

@@ -63,6 +63,9 @@ class PriorTraining(Frozen):
     min_snr_gamma: PositiveFloat | None = Field(
         default=None, description="gamma of min-SNR weighting; None weights all times alike"
     )
+    pretrained: str | None = Field(
+        default=None, description="A diffusers folder or hub id that is used as it is"
+    )
     loop: LoopSettings
 
 

@@ -105,4 +105,5 @@ class Synthesis(_Basis):
         amplitude = (offset + slope * reals[:, -1:]).clamp(min=0.1)
         whitened = (reals * self.gains(snr_db) / amplitude)[:, :-1]
         flat: Tensor = (whitened * self.deviation) @ (self.directions * self.scale) + self.mean
-        return flat.unflatten(1, (3, self.size, self.size))
+        thumbnail: Tensor = flat.unflatten(1, (3, self.size, self.size))
+        return thumbnail
