@@ -5,17 +5,17 @@ VENV ?= .venv
 TORCH_CONSTRAINTS ?= constraints-torch.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP_INSTALL := -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types proto proto-check bench constraints clean
+.PHONY: help demo test test-channel lint types proto proto-check bench constraints clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): pyproject.toml constraints.txt $(TORCH_CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-		-c constraints.txt -c $(TORCH_CONSTRAINTS) -e '.[all]'
+	$(BIN)/python $(PIP_INSTALL) -c $(TORCH_CONSTRAINTS) -e '.[all]'
 	touch $@
 
 demo: $(INSTALLED)  ## Sends sample faces over a noisy link and draws what comes back (ARGS="--help")
@@ -23,6 +23,16 @@ demo: $(INSTALLED)  ## Sends sample faces over a noisy link and draws what comes
 
 test: $(INSTALLED)  ## Runs the tests (ARGS="-m 'not slow'")
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+$(VENV)-channel/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)-channel/bin/python || $(PYTHON) -m venv $(VENV)-channel
+	$(VENV)-channel/bin/python $(PIP_INSTALL) -e '.[channel]' \
+		hypothesis pytest pytest-asyncio pytest-timeout
+	touch $@
+
+test-channel: $(VENV)-channel/.installed  ## Runs the channel's tests where only its extra is installed
+	! $(VENV)-channel/bin/python -m pip show --quiet torch 2> /dev/null
+	$(VENV)-channel/bin/python -m pytest tests/unit/channel tests/unit/test_tensors.py
 
 lint: $(INSTALLED)  ## Checks style, import directions and the protocol files
 	$(BIN)/ruff check
