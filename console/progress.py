@@ -1,0 +1,89 @@
+"""Progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+FEW = 16  # with more images than this, finished bars make room for others
+
+
+class FrameBars:
+    """A bar for each image, which follows its denoising steps, and one for all images.
+
+    Arguments:
+        names: What to call the images, by frame id.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._bars: dict[int, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._all = self._progress.add_task("all", total=len(names), unit="images")
+
+    def __enter__(self) -> FrameBars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, frame_id: int, step: int, steps: int) -> None:
+        """A frame has come so far; may be called from any thread."""
+        self._progress.update(self._bar(frame_id), completed=step, total=steps)
+
+    def finish(self, frame_id: int, ok: bool) -> None:
+        """A frame has ended."""
+        bar = self._bar(frame_id)
+        total = self._progress.tasks[bar].total or 1
+        if ok:
+            self._progress.update(bar, completed=total, total=total)
+        else:
+            name = self._names[frame_id]
+            self._progress.update(bar, description=f"[red]{name}: failed", total=total)
+        self._progress.stop_task(bar)
+        if len(self._names) > FEW:
+            self._progress.update(bar, visible=False)
+        self._progress.advance(self._all)
+
+    def _bar(self, frame_id: int) -> TaskID:
+        if frame_id not in self._bars:
+            name = self._names[frame_id]
+            self._bars[frame_id] = self._progress.add_task(name, total=None, unit="steps")
+        return self._bars[frame_id]
+
+
+def image_counter() -> Progress:
+    """One bar that counts images, in parts of one while they are restored."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total} images"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
