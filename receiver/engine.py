@@ -175,7 +175,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Frames in work."""
-        return len(self._active)
+        return sum(not task.cancelled for task in self._active)
 
     async def run(self, job: Job) -> AsyncGenerator[Update | Outcome, None]:
         """Yields the frame's updates, then its outcome.

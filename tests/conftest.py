@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+# Networks in tests are tiny: a second thread costs more than it brings, here and in the services
+# that tests start. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 # A busy machine must not fail a test, nor one run find what the next cannot repeat.
 settings.register_profile(

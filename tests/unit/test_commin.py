@@ -1,0 +1,105 @@
+"""Algorithm 1 against a plain transcription of the paper, on toy networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from receiver.decoder import Decoder
+from receiver.inn import INN
+from receiver.models import ReceiverModels
+from receiver.prior import Prior
+from receiver.restorers.commin import CommIN
+from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.bundle import Guidance
+from shared.draws import DiffusionNoise
+from shared.weights import ready
+
+ZETA = 0.3
+
+
+def models_with(norm: str) -> ReceiverModels:
+    torch.manual_seed(1)
+    cpu = torch.device("cpu")
+    network = UNet2DModel(
+        sample_size=8,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+    )
+    inn = INN(INNArchitecture(levels=2, lifts=2, width=8, snr_conditioned=True))
+    for parameter in inn.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return ReceiverModels(
+        device=cpu,
+        symbols=8,
+        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), cpu),
+        inns={None: ready(inn, cpu)},
+        prior=ready(Prior(network, 2), cpu),
+        guidance=Guidance(norm=norm, zeta_by_snr_db={0.0: ZETA}),  # type: ignore[arg-type]
+    )
+
+
+def paper(models: ReceiverModels, y: Tensor, noise: DiffusionNoise, norm: str) -> Tensor:
+    """Algorithm 1 line by line with T = 1000, scalar arithmetic for the schedule in float64."""
+    beta = np.linspace(1e-4, 0.02, 1000)
+    bar = np.concatenate([[1.0], np.cumprod(1 - beta)])
+    inn, prior = models.inns[None], models.prior
+    assert prior
+    snr_db = torch.zeros(1)
+    coarse = torch.nn.functional.avg_pool2d(2 * y - 1, 4)[None]
+    x = torch.from_numpy(noise.draw(0, (3, 16, 16)))[None]
+    for step, t in enumerate(range(1000, 995, -1), 1):
+        z = torch.from_numpy(noise.draw(step, (3, 16, 16)))
+        x.requires_grad_()
+        x0 = (x - math.sqrt(1 - bar[t]) * prior(x, torch.tensor([t]))) / math.sqrt(bar[t])
+        mean = (
+            math.sqrt(bar[t] / bar[t - 1]) * (1 - bar[t - 1]) / (1 - bar[t]) * x
+            + math.sqrt(bar[t - 1]) * beta[t - 1] / (1 - bar[t]) * x0
+        )
+        sigma = math.sqrt(beta[t - 1] * (1 - bar[t - 1]) / (1 - bar[t]))
+        _, d = inn(x0, snr_db)
+        loss = (inn.inverse(coarse, d, snr_db) - x0).square().sum()
+        loss = loss if norm == "squared" else loss.sqrt()
+        (gradient,) = torch.autograd.grad(loss, x)
+        x = (mean + sigma * z - ZETA * gradient).detach()
+    return x[0]
+
+
+@pytest.mark.parametrize("norm", ["squared", "unsquared"])
+def test_steps_are_the_papers(norm: str) -> None:
+    models = models_with(norm)
+    assert models.prior
+    assert models.guidance
+    restorer = CommIN(models, models.prior, models.guidance)
+    y = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = DiffusionNoise(seed=5, frame_id=6)
+    trajectory = restorer.start(y, 0.0, 1000, noise)
+    for _ in range(5):
+        restorer.step([trajectory])
+    expected = paper(models, y, noise, norm)
+    error = (trajectory.x - expected).abs().max() / expected.abs().max()
+    assert error < 1e-3  # float32 rounding of 1 - alpha_bar, over five steps
+
+
+def test_the_last_step_adds_no_noise_and_ends_at_x_0() -> None:
+    models = models_with("unsquared")
+    assert models.prior
+    assert models.guidance
+    restorer = CommIN(models, models.prior, models.guidance)
+    y = torch.rand(3, 16, 16)
+    noise = DiffusionNoise(0, 0)
+    trajectory = restorer.start(y, 0.0, 3, noise)
+    while not trajectory.done:
+        restorer.step([trajectory])
+    assert trajectory.position == 3
+    assert torch.equal(trajectory.x, trajectory.x0)
