@@ -40,8 +40,10 @@ def add_noise(
         power: :math:`\bar P`, linear.
 
     Raises:
-        ValueError: If z is all zeros or out of float32's reach, so that no SNR can be stated.
+        ValueError: If z is empty, all zeros or beyond float32, so that no SNR can be stated.
     """
+    if not len(symbols):
+        raise ValueError("0 symbols, expected at least 1")
     noise = unit_complex_normal(generator(seed, frame_id, Purpose.CHANNEL), len(symbols))
     noisy = awgn(symbols, snr_db, noise, power)
     variance = power / 10 ** (snr_db / 10)

@@ -23,7 +23,7 @@ DESCRIBE_SECONDS = 4.0
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 
 
-class Broken(Exception):
+class BrokenCallError(Exception):
     """The call broke in a way that another may not."""
 
 
@@ -68,7 +68,7 @@ class Receiver:
         while True:
             try:
                 return await self._attempt(request, deadline, session, emit)
-            except Broken as error:
+            except BrokenCallError as error:
                 log.warning(
                     "the receiver at %s broke: %s",
                     self._target,
@@ -96,7 +96,7 @@ class Receiver:
                 if event.HasField("progress"):
                     emit(event)
                 elif event.error.code == UNAVAILABLE:
-                    raise Broken(event.error.message)
+                    raise BrokenCallError(event.error.message)
                 else:
                     return event
         except grpc.aio.AioRpcError as error:
@@ -104,17 +104,17 @@ class Receiver:
         except asyncio.CancelledError:
             if is_cancelled():
                 raise
-            raise Broken("it cancelled the call") from None
+            raise BrokenCallError("it cancelled the call") from None
         finally:
             call.cancel()
-        raise Broken("it ended the call without a result")
+        raise BrokenCallError("it ended the call without a result")
 
     def _judge(
         self, error: grpc.aio.AioRpcError, request: receiver_pb2.ReceiveRequest
     ) -> Exception:
         code, details = error.code(), error.details()
         if code in RETRYABLE:
-            return Broken(f"{code.name}: {details}")
+            return BrokenCallError(f"{code.name}: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return deadline_exceeded(*self._too_late(request))
         return internal(f"the receiver at {self._target} failed: {code.name}: {details}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from commin.client import AsyncLink, Images, OnProgress, configure_channel_async
 from commin.results import Outcome
-from commin.transport import PLAINTEXT, TLSFiles
+from commin.transport import MAX_MESSAGE_BYTES, PLAINTEXT, TLSFiles
 from commin.v1 import describe_pb2
 
 Value = TypeVar("Value")
@@ -133,6 +133,7 @@ def connect(
     connect_seconds: float = 10.0,
     reconnect_seconds: float = 30.0,
     max_in_flight: int = 32,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> Link:
     """Connects to a link.
 
@@ -142,6 +143,7 @@ def connect(
         connect_seconds: How long to wait for a connection.
         reconnect_seconds: How long a connection may stay lost before frames in flight fail.
         max_in_flight: Most images sent and not yet returned.
+        max_message_bytes: Largest message to send or accept; that of the transmitter.
 
     Returns:
         The link; a context manager that closes it.
@@ -156,6 +158,7 @@ def connect(
         connect_seconds=connect_seconds,
         reconnect_seconds=reconnect_seconds,
         max_in_flight=max_in_flight,
+        max_message_bytes=max_message_bytes,
     )
     return Link(link)
 
@@ -167,6 +170,7 @@ def connect_async(
     connect_seconds: float = 10.0,
     reconnect_seconds: float = 30.0,
     max_in_flight: int = 32,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> AsyncLink:
     """The same for programs with an event loop; connects on ``async with``."""
     return AsyncLink(
@@ -175,6 +179,7 @@ def connect_async(
         connect_seconds=connect_seconds,
         reconnect_seconds=reconnect_seconds,
         max_in_flight=max_in_flight,
+        max_message_bytes=max_message_bytes,
     )
 
 

@@ -13,7 +13,7 @@ import grpc
 from commin import sources
 from commin.frame_stream import FrameStream
 from commin.results import FrameFailure, Outcome, Pixels, read_outcome, read_preview
-from commin.transport import PLAINTEXT, TLSFiles, open_channel
+from commin.transport import MAX_MESSAGE_BYTES, PLAINTEXT, TLSFiles, open_channel
 from commin.v1 import (
     channel_pb2,
     channel_pb2_grpc,
@@ -90,6 +90,7 @@ class AsyncLink:
         connect_seconds: float = 10.0,
         reconnect_seconds: float = 30.0,
         max_in_flight: int = 32,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight {max_in_flight}, expected at least 1")
@@ -98,11 +99,14 @@ class AsyncLink:
         self._connect_seconds = connect_seconds
         self._reconnect_seconds = reconnect_seconds
         self._max_in_flight = max_in_flight
+        self._max_message_bytes = max_message_bytes
         self._channel: grpc.aio.Channel
         self._stub: transmitter_pb2_grpc.TransmitterServiceAsyncStub
 
     async def __aenter__(self) -> AsyncLink:
-        self._channel = open_channel(self.target, self._tls)
+        self._channel = open_channel(
+            self.target, self._tls, max_message_bytes=self._max_message_bytes
+        )
         self._stub = transmitter_pb2_grpc.TransmitterServiceStub(self._channel)
         try:
             await reach(self._channel, self.target, self._connect_seconds)
@@ -176,7 +180,12 @@ class AsyncLink:
             snr_db, told_snr_db, seed, restorer, steps, preview_every, timeout, bundle
         )
         session = _Session(
-            self._open_stream(), options, on_progress, self._max_in_flight, first_frame_id
+            self._open_stream(),
+            options,
+            on_progress,
+            self._max_in_flight,
+            first_frame_id,
+            self._max_message_bytes,
         )
         running = asyncio.create_task(session.run(images))
         try:
@@ -208,6 +217,7 @@ class _Session:
         on_progress: OnProgress | None,
         max_in_flight: int,
         first_frame_id: int,
+        max_message_bytes: int,
     ) -> None:
         self._stream = stream
         self._options = options.to_message()
@@ -215,6 +225,7 @@ class _Session:
         self._on_progress = on_progress
         self._places = asyncio.Semaphore(max_in_flight)
         self._first = first_frame_id
+        self._max_message_bytes = max_message_bytes
         self._done: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
 
     async def run(self, images: Images) -> None:
@@ -262,6 +273,9 @@ class _Session:
         try:
             request = await asyncio.to_thread(sources.make_request, image, frame_id)
             request.options.CopyFrom(self._options)
+            if (size := request.ByteSize()) > self._max_message_bytes:
+                limit = self._max_message_bytes
+                raise sources.SourceError(f"{size} bytes to send, the limit is {limit} bytes")
             outcome = await self._exchange(request, source)
         except sources.SourceError as error:
             invalid = grpc.StatusCode.INVALID_ARGUMENT

@@ -204,7 +204,7 @@ class FrameStream(Generic[Request]):
     def _lost(self, code: StatusCode, details: str) -> None:
         self.trouble = f"{self._peer}: {code.name}: {details}"
         log.warning("lost %s: %s: %s", self._peer, code.name, details)
-        if code in RETRYABLE:
+        if code in RETRYABLE or is_cut(code, details):
             self._lost_since = self._lost_since or time.monotonic()
             if not self._patient():
                 self._fail(list(self._pending), StatusCode.UNAVAILABLE)
@@ -221,6 +221,14 @@ class FrameStream(Generic[Request]):
             answer = self._pending[frame_id].answer
             if not answer.done():
                 answer.set_result(frame_pb2.FrameEvent(frame_id=frame_id, error=status))
+
+
+def is_cut(code: StatusCode, details: str) -> bool:
+    """Whether a call broke while a message was being written.
+
+    grpc.aio then hides what the peer said behind an error of its own.
+    """
+    return code is StatusCode.INTERNAL and details == "Internal error from Core"
 
 
 def is_cancelled() -> bool:

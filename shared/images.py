@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would hide the one checked here
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -28,13 +28,22 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
         """Lets the call through when serving."""
         handler = await continuation(details)
         phase = self._lifecycle.phase
-        if handler is None or phase is Phase.SERVING or not details.method.startswith(PACKAGE):
+        if handler is None or not details.method.startswith(PACKAGE):
             return handler
+        if phase is Phase.SERVING:
+            return rebuild(handler, self._tracked)
 
         async def turn_away(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the service is {phase.value}")
 
         return rebuild(handler, lambda _: turn_away)
+
+    def _tracked(self, behaviour: Any) -> Any:
+        async def tracked(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            with self._lifecycle.call():
+                return await behaviour(request, context)
+
+        return tracked
 
 
 class Meter(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
 
 from shared.errors import unavailable
@@ -32,6 +32,9 @@ class Lifecycle:
         self._works: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._calls = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     def serve(self) -> None:
         """Loading is over."""
@@ -47,13 +50,30 @@ class Lifecycle:
         except TimeoutError:
             _expire(self._works)
 
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call of the service, from beginning to end."""
+        self._calls += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._quiet.set()
+
+    async def ended(self, seconds: float) -> None:
+        """Waits until no call is open, at most so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+
     @asynccontextmanager
-    async def intake(self) -> AsyncIterator[None]:
+    async def intake(self) -> AsyncIterator[asyncio.Timeout]:
         """Reading frames; left early, without an error, when draining begins."""
         try:
             async with asyncio.timeout(0 if self.phase is Phase.DRAINING else None) as limit:
                 self._intakes.add(limit)
-                yield
+                yield limit
         except TimeoutError:
             if not limit.expired():
                 raise

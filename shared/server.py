@@ -26,6 +26,7 @@ from shared.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0  # for handing over what is finished when the grace period is over
+LAST_STATUS_SECONDS = 0.3  # health watchers would stay for as long as they are let
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -94,7 +95,8 @@ class Server:
         """Drains: nothing new, frames in flight get the grace period, then the server stops."""
         await self._set_health(NOT_SERVING)
         await self._service.lifecycle.drain(self._settings.grace_seconds)
-        await self._server.stop(FLUSH_SECONDS)
+        await self._service.lifecycle.ended(FLUSH_SECONDS)
+        await self._server.stop(LAST_STATUS_SECONDS)
         await self._service.close()
         if self._metrics:
             self._metrics.shutdown()

@@ -153,12 +153,10 @@ class Session(Generic[Request]):
 
     async def _serve_frames(self, requests: AsyncIterator[Request]) -> bool:
         """Starts frames as they arrive and waits for all; tells if the client had sent all."""
-        finished = False
-        async with asyncio.TaskGroup() as frames, self._lifecycle.intake():
+        async with asyncio.TaskGroup() as frames, self._lifecycle.intake() as intake:
             async for request in self._paced(requests):
                 self._start(request, frames)
-            finished = True
-        return finished
+        return not intake.expired()
 
     async def _paced(self, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
         """Reads a request when there is a place for it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,7 +58,7 @@ def make_bundle(folder: Path, seed: int = 0, name: str = "tiny") -> Path:
         "snr_range_db": (-5, 5),
         "jscc": {"architecture": jscc.model_dump()},
         "inns": [{"architecture": inn.model_dump(), "file": "inn.safetensors"}],
-        "prior": {"folder": "prior", "patch_size": 2},
+        "prior": {"patch_size": 2},
         "guidance": {"zeta_by_snr_db": {0: 0.1}},
     }
     write_manifest(folder, manifest)
@@ -169,10 +171,22 @@ class ThreeProcesses:
 
 def start_link(start: Start, bundle: Path, **transmitter: object) -> ThreeProcesses:
     """Starts a link front to back, on free ports."""
-    receiver = start("receiver", bundle=bundle).wait_until_serving()
-    channel = start("channel", receiver=receiver.address).wait_until_serving()
-    front = start("transmitter", bundle=bundle, channel=channel.address, **transmitter)
-    return ThreeProcesses(front.wait_until_serving(), channel, receiver)
+    ports = free_ports(2)
+    front = start("transmitter", bundle=bundle, channel=f"127.0.0.1:{ports[0]}", **transmitter)
+    channel = start("channel", port=ports[0], receiver=f"127.0.0.1:{ports[1]}")
+    receiver = start("receiver", bundle=bundle, port=ports[1])
+    for service in (front, channel, receiver):
+        service.wait_until_serving()
+    return ThreeProcesses(front, channel, receiver)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture(scope="session")
@@ -186,4 +200,6 @@ def link(bundle: Path) -> Iterator[ThreeProcesses]:
 
     yield start_link(start_one, bundle, max_pixels=100_000, max_image_bytes=1_000_000)
     for service in started:
-        service.stop()
+        service.process.terminate()
+    for service in started:
+        assert service.process.wait(30) == 0, service.log[-3:]
