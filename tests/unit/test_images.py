@@ -253,6 +253,7 @@ def test_a_limit_above_pillows_own_counts() -> None:
     assert decode_image(data, SIZE, max_pixels=100_000_000).shape == (SIZE, SIZE, 3)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "WEBP"]),
