@@ -155,11 +155,8 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             raise invalid("symbols", str(error)) from error
 
     def _observe(self, noisy: NoisySymbols, snr_db: float, seconds: float) -> None:
-        telemetry = self.telemetry
-        telemetry.stage_seconds.labels("propagate").observe(seconds)
-        telemetry.snr_db.labels("configured").observe(snr_db)
-        telemetry.snr_db.labels("realised").observe(noisy.realised_snr_db)
-        telemetry.symbols.inc(len(noisy.symbols))
+        self.telemetry.stage_seconds.labels("propagate").observe(seconds)
+        self.telemetry.observe_noise(len(noisy.symbols), snr_db, noisy.realised_snr_db)
 
     def _check(self, field: str, snr_db: float) -> float:
         return check_snr(field, snr_db, self._snr_range_db, "this channel")

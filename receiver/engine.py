@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,14 +150,21 @@ class Engine:
         models: What to compute with.
         max_batch: The most frames in work at once.
         queue_limit: The most frames waiting for work; further ones wait at :meth:`run`.
+        on_step: Told of each denoising step of a batch: its frames, and the seconds it took.
     """
 
     def __init__(
-        self, models: ReceiverModels, *, max_batch: int = 16, queue_limit: int = 64
+        self,
+        models: ReceiverModels,
+        *,
+        max_batch: int = 16,
+        queue_limit: int = 64,
+        on_step: Callable[[int, float], None] = lambda frames, seconds: None,
     ) -> None:
         self.models = models
         self.restorers = restorers_for(models)
         self.max_batch = max_batch
+        self._on_step = on_step
         self._places = asyncio.Semaphore(max_batch + queue_limit)
         self._waiting: OrderedDict[str, deque[_Task]] = OrderedDict()
         self._active: list[_Task] = []
@@ -327,7 +334,9 @@ class Engine:
 
     def _step(self, tasks: Sequence[_Task]) -> None:
         trajectories = [task.trajectory for task in tasks if task.trajectory is not None]
+        started = time.monotonic()
         tasks[0].restorer.step(trajectories)
+        self._on_step(len(tasks), time.monotonic() - started)
         for task, trajectory in zip(tasks, trajectories, strict=True):
             if not torch.isfinite(trajectory.x).all():
                 self._fail(task, f"restoration diverged at step {trajectory.position}")

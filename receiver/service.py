@@ -63,7 +63,10 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
         models = await asyncio.to_thread(load_receiver, self._bundle, self._device)
         self._engine = Engine(
-            models, max_batch=settings.max_batch, queue_limit=settings.queue_limit
+            models,
+            max_batch=settings.max_batch,
+            queue_limit=settings.queue_limit,
+            on_step=self.telemetry.observe_step,
         )
         self._default_restorer = self._choose_restorer()
         self.telemetry.queue_limit.set(settings.queue_limit)

@@ -112,9 +112,8 @@ class Server:
             ("grpc.so_reuseport", 0),  # a port that is taken is an error
         ]
         if age := settings.max_connection_age_seconds:
+            # No limit on the grace: calls on an old connection are never cut, new ones leave it.
             options.append(("grpc.max_connection_age_ms", round(age * 1000)))
-            grace = settings.grace_seconds + FLUSH_SECONDS
-            options.append(("grpc.max_connection_age_grace_ms", round(grace * 1000)))
         server = grpc.aio.server(
             interceptors=[Meter(service.telemetry), Gate(service.lifecycle)], options=options
         )

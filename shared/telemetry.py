@@ -14,6 +14,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    Summary,
     start_http_server,
 )
 
@@ -24,15 +25,20 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 BYTES = tuple(float(4**power) for power in range(4, 14))  # 256 B to 64 MiB
 DECIBELS = (-30, -20, -10, -5, -3, -1, 1, 3, 5, 10, 15, 20, 30, 40, 60)
 PSNR_DECIBELS = (10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 35, 40, 50)
+PERFECT_DECIBELS = 100.0  # stands for the infinite PSNR of equal images, which no sum survives
 BATCH = (1, 2, 4, 8, 16, 32, 64)
-
-STAGES = ("encode", "propagate", "queue", "decode", "restore", "first_preview", "end_to_end")
 
 
 class Telemetry:
-    """What all services measure, in a registry of their own."""
+    """What all services measure, in a registry of their own.
 
-    def __init__(self) -> None:
+    Series exist from the start: rates and quantiles miss what a series begins with.
+
+    Arguments:
+        stages: The stages that the service measures.
+    """
+
+    def __init__(self, stages: tuple[str, ...] = ()) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -74,7 +80,9 @@ class Telemetry:
             "Frames sent again because the next hop broke.",
             registry=self.registry,
         )
-        self.frames.labels("OK")  # so that rates exist before the first frame
+        self.frames.labels("OK")
+        for stage in stages:
+            self.stage_seconds.labels(stage)
 
     @contextlib.contextmanager
     def count_in_flight(self) -> Iterator[None]:
@@ -98,7 +106,7 @@ class TransmitterTelemetry(Telemetry):
     """What the transmitter measures besides."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(stages=("encode", "end_to_end"))
         self.psnr_db = Histogram(
             "commin_psnr_decibels",
             "PSNR against the original.",
@@ -107,26 +115,37 @@ class TransmitterTelemetry(Telemetry):
             registry=self.registry,
         )
         self.batch_size = batch_size(self.registry)
+        for image in ("decoded", "restored"):
+            self.psnr_db.labels(image)
 
     def observe_result(self, result: frame_pb2.Result) -> None:
         """Records a result on its way to the client, whole timings and quality included."""
         timings, stages = result.timings, self.stage_seconds.labels
         stages("encode").observe(timings.encode_seconds)
         stages("end_to_end").observe(timings.end_to_end_seconds)
-        self.psnr_db.labels("decoded").observe(result.quality.decoded_psnr_db)
-        self.psnr_db.labels("restored").observe(result.quality.restored_psnr_db)
+        quality = result.quality
+        for image, psnr_db in (
+            ("decoded", quality.decoded_psnr_db),
+            ("restored", quality.restored_psnr_db),
+        ):
+            self.psnr_db.labels(image).observe(min(psnr_db, PERFECT_DECIBELS))
 
 
 class ChannelTelemetry(Telemetry):
     """What the channel measures besides."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(stages=("propagate",))
         self.snr_db = Histogram(
             "commin_snr_decibels",
             "SNR of frames: what the channel was set to, and what the noise drawn came to.",
             ["kind"],
             buckets=DECIBELS,
+            registry=self.registry,
+        )
+        self.noise_ratio = Summary(
+            "commin_noise_power_ratio",
+            "Power of the noise drawn over that of the noise set, per frame; 1 on average.",
             registry=self.registry,
         )
         self.default_snr_db = Gauge(
@@ -137,13 +156,26 @@ class ChannelTelemetry(Telemetry):
         self.symbols = Counter(
             "commin_symbols_total", "Complex symbols sent.", registry=self.registry
         )
+        for kind in ("configured", "realised"):
+            self.snr_db.labels(kind)
+
+    def observe_noise(self, symbols: int, snr_db: float, realised_snr_db: float) -> None:
+        """Records a frame's noise.
+
+        The ratio is there because a mean of SNRs is not to be had: histograms of values below
+        zero have no sum.
+        """
+        self.snr_db.labels("configured").observe(snr_db)
+        self.snr_db.labels("realised").observe(realised_snr_db)
+        self.noise_ratio.observe(10.0 ** ((snr_db - realised_snr_db) / 10.0))
+        self.symbols.inc(symbols)
 
 
 class ReceiverTelemetry(Telemetry):
     """What the receiver measures besides."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(stages=("queue", "decode", "restore", "first_preview"))
         self.queue_depth = Gauge(
             "commin_queue_depth", "Frames waiting for work.", registry=self.registry
         )
