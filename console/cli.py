@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -26,6 +27,7 @@ app.add_typer(train.app, name="train")
 
 def main() -> None:
     """Runs the command that the arguments name; see ``commin --help``."""
+    logging.basicConfig(format="commin: %(message)s")
     try:
         app()
     except UserError as error:

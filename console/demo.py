@@ -54,14 +54,14 @@ def demo(
 ) -> None:
     """Start all three services here, send sample faces at several SNRs, draw what comes back."""
     levels = decibel_list(snrs)
+    size = _image_size(bundle)
     paths = collect_images(images or [bundle / "samples"])
+    originals = [_original(path, size) for path in paths]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are stopped
     with reported(OSError):
         print("starting receiver, channel and transmitter …", file=sys.stderr)
-        with running_link(bundle, out / "logs") as address, opened(address) as link:
-            print(f"the link is at {address}", file=sys.stderr)
-            size = link.describe().transmitter.bundle.image_size
-            originals = [_original(path, size) for path in paths]
+        with running_link(bundle, out / "logs") as local, opened(local.transmitter) as link:
+            print(f"the link is at {local.transmitter}", file=sys.stderr)
             received = {
                 snr: _send(link, paths, snr, restorer=restorer, steps=steps, seed=seed)
                 for snr in levels
@@ -71,6 +71,14 @@ def demo(
         _draw(originals, scored).save(picture)
     _print_tables(scored)
     print(f"picture: {picture}")
+
+
+def _image_size(bundle: Path) -> int:
+    """What the bundle's images measure; finds a broken bundle before processes are started."""
+    from shared.bundle import Bundle, BundleError
+
+    with reported(BundleError):
+        return int(Bundle.open(bundle).manifest.jscc.architecture.image_size)
 
 
 def _original(path: Path, size: int) -> Pixels:
@@ -151,8 +159,13 @@ def _print_tables(scored: Mapping[float, Sequence[Scored]]) -> None:
 
     quality = Table(title="Quality, mean over images")
     latency = Table(title="Latency in seconds, mean over images")
-    headings = ("SNR / dB", "PSNR decoded / dB", "PSNR restored", "LPIPS decoded", "LPIPS restored")
-    for heading in headings:
+    for heading in (
+        "SNR\ndB",
+        "PSNR / dB\ndecoded",
+        "PSNR / dB\nrestored",
+        "LPIPS\ndecoded",
+        "LPIPS\nrestored",
+    ):
         quality.add_column(heading, justify="right")
     for heading in ("SNR / dB", *STAGES, "in all"):
         latency.add_column(heading, justify="right")

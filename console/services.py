@@ -7,9 +7,9 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import UserError
@@ -18,8 +18,17 @@ START_SECONDS = 300.0
 STOP_SECONDS = 15.0
 
 
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services of a link listen, host:port each."""
+
+    transmitter: str
+    channel: str
+    receiver: str
+
+
 @contextmanager
-def running_link(bundle: Path, logs: Path) -> Iterator[str]:
+def running_link(bundle: Path, logs: Path) -> Iterator[Addresses]:
     """Starts receiver, channel and transmitter on free loopback ports; stops them at the end.
 
     Arguments:
@@ -27,7 +36,7 @@ def running_link(bundle: Path, logs: Path) -> Iterator[str]:
         logs: Folder for a log file of each.
 
     Yields:
-        The transmitter's address.
+        Where they listen.
 
     Raises:
         UserError: If one does not start; says why and where its log is.
@@ -42,7 +51,8 @@ def running_link(bundle: Path, logs: Path) -> Iterator[str]:
 
         receiver = start("receiver", "--bundle", str(bundle))
         channel = start("channel", "--receiver", receiver)
-        yield start("transmitter", "--bundle", str(bundle), "--channel", channel)
+        transmitter = start("transmitter", "--bundle", str(bundle), "--channel", channel)
+        yield Addresses(transmitter, channel, receiver)
 
 
 class _Service:
@@ -63,8 +73,7 @@ class _Service:
     def wait_until_serving(self) -> str:
         """Waits until the service is healthy; returns its address."""
         assert self._process.stdout
-        deadline = time.monotonic() + START_SECONDS
-        ready, _, _ = select.select([self._process.stdout], [], [], deadline - time.monotonic())
+        ready, _, _ = select.select([self._process.stdout], [], [], START_SECONDS)
         line = self._process.stdout.readline() if ready else b""
         if not line:
             raise UserError(f"the {self._role} did not start: {self._last_words()}")
