@@ -12,7 +12,10 @@ import typer
 BUNDLE = Path(__file__).parents[1] / "models" / "faces64"
 
 LinkOption = Annotated[
-    str, typer.Option(help="Address of the link's transmitter", metavar="HOST:PORT")
+    str,
+    typer.Option(
+        help="Address of the link's transmitter", metavar="HOST:PORT", envvar="COMMIN_LINK"
+    ),
 ]
 TLSCa = Annotated[Path | None, typer.Option(help="PEM file of certificates to trust: use TLS")]
 TLSCert = Annotated[Path | None, typer.Option(help="PEM file to show the server (mutual TLS)")]
