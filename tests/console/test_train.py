@@ -1,0 +1,71 @@
+"""A bundle trained from nothing by the three commands, then scored: the whole way, in miniature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.bundle import Bundle
+
+Run = Callable[..., Any]
+
+CONFIG = """
+name: mini
+jscc:
+  architecture: {image_size: 32, channels: [8, 8], symbols: 64, attention_units: 1}
+  loop: &loop {steps: 2, batch: 2, validate_every: 2, warmup: 1}
+inn:
+  architecture: {levels: 1, lifts: 1, width: 8}
+  snrs_db: [-5, 5]
+  guidance: {zeta_by_snr_db: {0: 0.5}}
+  loop: *loop
+prior:
+  patch_size: 2
+  network:
+    sample_size: 16
+    in_channels: 12
+    out_channels: 12
+    layers_per_block: 1
+    block_out_channels: [8, 8]
+    down_block_types: [DownBlock2D, DownBlock2D]
+    up_block_types: [UpBlock2D, UpBlock2D]
+    norm_num_groups: 4
+  loop: *loop
+"""
+
+
+@pytest.mark.slow
+def test_three_commands_make_a_bundle(
+    commin: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mini.yaml").write_text(CONFIG)
+    common = ("--config", "mini.yaml", "--data", faces, "--validation", faces)
+    assert commin("train", "jscc", *common).returncode == 0
+    early = Bundle.open("models/mini")
+    assert commin("train", "inn", *common, "--inverse-weight", 0.25).returncode == 0
+    assert commin("train", "prior", *common).returncode == 0
+    manifest = Bundle.open("models/mini").manifest
+    assert [part.snr_db for part in manifest.inns] == [-5, 5]
+    assert manifest.training["inn"]["inverse_weight"] == 0.25
+    assert Bundle.open("models/mini").codec_digest == early.codec_digest
+    assert commin("train", "inn", *common, "--snr-conditioned").returncode == 0
+    assert [part.snr_db for part in Bundle.open("models/mini").manifest.inns] == [None]
+
+    options = ("--bundle", "models/mini", "--snrs", "0", "--steps", 2, "--json", "rows.json")
+    assert commin("evaluate", faces, *options).returncode == 0
+    rows = json.loads(Path("rows.json").read_text())
+    assert [row["restorer"] for row in rows] == ["none", "commin"]
+
+
+def test_an_inn_needs_its_link(commin: Run, faces: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mini.yaml"
+    config.write_text(CONFIG)
+    common = ("--config", config, "--data", faces, "--validation", faces)
+    done = commin("train", "inn", *common, "--bundle", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert f"commin: bundle {tmp_path / 'nowhere'}: no readable bundle.json" in done.stderr
