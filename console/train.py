@@ -100,13 +100,16 @@ def prior(
         Path | None, typer.Option("--from", help="diffusers folder whose weights to start from")
     ] = None,
 ) -> None:
-    """Train the diffusion prior."""
+    """Train the diffusion prior; a configuration with a pretrained one has it used as it is."""
     settings = _read(config)
 
-    from training.assemble import add_prior
+    from training.assemble import add_pretrained_prior, add_prior
     from training.prior import train_prior
 
     with reported(OSError, RuntimeError, ValueError):
+        if settings.prior.pretrained and not start:
+            add_pretrained_prior(_folder(bundle, settings), settings)
+            return
         trained = train_prior(settings, data, validation, runs, start)
         if _is_main_process():
             add_prior(_folder(bundle, settings), settings, trained)

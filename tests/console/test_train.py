@@ -40,7 +40,7 @@ prior:
 
 @pytest.mark.slow
 def test_three_commands_make_a_bundle(
-    commin: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    commin: Run, bundle: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mini.yaml").write_text(CONFIG)
@@ -55,6 +55,13 @@ def test_three_commands_make_a_bundle(
     assert Bundle.open("models/mini").codec_digest == early.codec_digest
     assert commin("train", "inn", *common, "--snr-conditioned").returncode == 0
     assert [part.snr_db for part in Bundle.open("models/mini").manifest.inns] == [None]
+
+    pretrained = CONFIG.replace("patch_size: 2", f"pretrained: {bundle / 'prior'}\n  patch_size: 2")
+    Path("mini.yaml").write_text(pretrained)
+    assert commin("train", "prior", *common).returncode == 0
+    part = Bundle.open("models/mini").manifest.prior
+    assert part is not None
+    assert part.source == str(bundle / "prior")
 
     options = ("--bundle", "models/mini", "--snrs", "0", "--steps", 2, "--json", "rows.json")
     assert commin("evaluate", faces, *options).returncode == 0
