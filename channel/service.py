@@ -120,7 +120,7 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
         )
         onward.options.channel.snr_db = snr_db
         elapsed = time.monotonic() - arrived
-        self._observe(noisy, snr_db, elapsed)
+        self.telemetry.observe_frame(snr_db, noisy.realised_snr_db, len(noisy.symbols), elapsed)
         event = await self._receiver.receive(onward, arrived + seconds, session, emit)
         if event.HasField("result"):
             event.result.channel.snr_db = snr_db
@@ -153,10 +153,6 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             raise invalid(error.field, error.description) from error
         except ValueError as error:
             raise invalid("symbols", str(error)) from error
-
-    def _observe(self, noisy: NoisySymbols, snr_db: float, seconds: float) -> None:
-        self.telemetry.stage_seconds.labels("propagate").observe(seconds)
-        self.telemetry.observe_noise(len(noisy.symbols), snr_db, noisy.realised_snr_db)
 
     def _check(self, field: str, snr_db: float) -> float:
         return check_snr(field, snr_db, self._snr_range_db, "this channel")

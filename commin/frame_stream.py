@@ -202,8 +202,9 @@ class FrameStream(Generic[Request]):
         return time.monotonic() - self._lost_since < self._give_up_seconds
 
     def _lost(self, code: StatusCode, details: str) -> None:
+        level = logging.DEBUG if self.trouble else logging.WARNING  # once for each loss
         self.trouble = f"{self._peer}: {code.name}: {details}"
-        log.warning("lost %s: %s: %s", self._peer, code.name, details)
+        log.log(level, "lost %s: %s: %s", self._peer, code.name, details)
         if code in RETRYABLE or is_cut(code, details):
             self._lost_since = self._lost_since or time.monotonic()
             if not self._patient():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from http.server import HTTPServer
@@ -128,6 +129,7 @@ class Server:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
+            check_free(self._settings.host, self._settings.port)
             if self._settings.tls:
                 credentials = server_credentials(self._settings.tls)
                 port = self._server.add_secure_port(address, credentials)
@@ -140,6 +142,17 @@ class Server:
     async def _set_health(self, status: int) -> None:
         for name in ("", self._service.name):
             await self._health.set(name, status)
+
+
+def check_free(host: str, port: int) -> None:
+    """Makes sure that nothing listens there; gRPC would not say why it cannot.
+
+    Raises:
+        OSError: If something does.
+    """
+    if port:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
 
 
 def server_credentials(tls: TLSFiles) -> grpc.ServerCredentials:

@@ -148,6 +148,11 @@ class ChannelTelemetry(Telemetry):
             "Power of the noise drawn over that of the noise set, per frame; 1 on average.",
             registry=self.registry,
         )
+        self.noise_ratio = Summary(
+            "commin_realised_noise_ratio",
+            "Noise power drawn over noise power set; 1 on average. 10 log10 of it is in dB.",
+            registry=self.registry,
+        )
         self.default_snr_db = Gauge(
             "commin_default_snr_decibels",
             "The SNR of frames that set none.",
@@ -156,6 +161,20 @@ class ChannelTelemetry(Telemetry):
         self.symbols = Counter(
             "commin_symbols_total", "Complex symbols sent.", registry=self.registry
         )
+
+    def observe_frame(
+        self, snr_db: float, realised_snr_db: float, symbols: int, seconds: float
+    ) -> None:
+        """Records one frame that was given noise.
+
+        SNRs may be negative, so that sums of them are no counters and Prometheus gets none:
+        the noise ratio is what averages are taken of.
+        """
+        self.stage_seconds.labels("propagate").observe(seconds)
+        self.snr_db.labels("configured").observe(snr_db)
+        self.snr_db.labels("realised").observe(realised_snr_db)
+        self.noise_ratio.observe(10 ** ((snr_db - realised_snr_db) / 10))
+        self.symbols.inc(symbols)
         for kind in ("configured", "realised"):
             self.snr_db.labels(kind)
 

@@ -6,12 +6,14 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,14 @@ def png(number: int, size: int = SIZE) -> bytes:
     return file.getvalue()
 
 
+def metric(port: int, name: str) -> float:
+    """A service's metric, summed over its labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        text = page.read().decode()
+    values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, values))
+
+
 @dataclass
 class Process:
     """A service in a process of its own.
@@ -144,40 +154,55 @@ def start_process(role: str, **settings: object) -> Process:
     return service
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts services that end with the test."""
+@contextlib.contextmanager
+def starting() -> Iterator[Start]:
+    """Starts services that end with the block."""
     started: list[Process] = []
 
     def start_one(role: str, **settings: object) -> Process:
-        service = start_process(role, **settings)
-        started.append(service)
-        return service
+        started.append(start_process(role, **settings))
+        return started[-1]
 
-    yield start_one
-    for service in started:
-        service.process.kill()
-        service.process.wait(30)
+    try:
+        yield start_one
+    finally:
+        for service in started:
+            service.process.kill()
+            service.process.wait(30)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts services that end with the test."""
+    with starting() as start:
+        yield start
 
 
 @dataclass(frozen=True)
 class ThreeProcesses:
-    """A whole link."""
+    """A whole link, and the port of its receiver's metrics."""
 
     transmitter: Process
     channel: Process
     receiver: Process
+    receiver_metrics: int
 
 
-def start_link(start: Start, bundle: Path, **transmitter: object) -> ThreeProcesses:
+def start_link(
+    start: Start,
+    bundle: Path,
+    everywhere: Mapping[str, object] = {},
+    **transmitter: object,
+) -> ThreeProcesses:
     """Starts a link front to back, on free ports."""
-    ports = free_ports(2)
-    front = start("transmitter", bundle=bundle, channel=f"127.0.0.1:{ports[0]}", **transmitter)
-    channel = start("channel", port=ports[0], receiver=f"127.0.0.1:{ports[1]}")
-    receiver = start("receiver", bundle=bundle, port=ports[1])
+    ports = free_ports(3)
+    channel_at, receiver_at = (f"127.0.0.1:{port}" for port in ports[:2])
+    front = start("transmitter", bundle=bundle, channel=channel_at, **transmitter, **everywhere)
+    channel = start("channel", port=ports[0], receiver=receiver_at, **everywhere)
+    receiver = start("receiver", bundle=bundle, port=ports[1], metrics_port=ports[2], **everywhere)
     for service in (front, channel, receiver):
         service.wait_until_serving()
-    return ThreeProcesses(front, channel, receiver)
+    return ThreeProcesses(front, channel, receiver, ports[2])
 
 
 def free_ports(count: int) -> list[int]:
@@ -192,14 +217,17 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="session")
 def link(bundle: Path) -> Iterator[ThreeProcesses]:
     """A link of three processes that tests share; they leave it as they found it."""
-    started: list[Process] = []
-
-    def start_one(role: str, **settings: object) -> Process:
-        started.append(start_process(role, **settings))
-        return started[-1]
-
-    yield start_link(start_one, bundle, max_pixels=100_000, max_image_bytes=1_000_000)
-    for service in started:
-        service.process.terminate()
-    for service in started:
-        assert service.process.wait(30) == 0, service.log[-3:]
+    with starting() as start:
+        link = start_link(
+            start,
+            bundle,
+            everywhere={"reflection": True},
+            max_pixels=100_000,
+            max_image_bytes=1_000_000,
+        )
+        yield link
+        services = (link.transmitter, link.channel, link.receiver)
+        for service in services:
+            service.process.terminate()
+        for service in services:
+            assert service.process.wait(30) == 0, service.log[-3:]

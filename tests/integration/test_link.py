@@ -138,7 +138,7 @@ def test_an_error_of_the_caller_reaches_the_caller(client: commin.Link) -> None:
 
     with pytest.raises(RuntimeError, match="camera unplugged"):
         list(client.send(broken(), restorer="none"))
-    with pytest.raises(ValueError, match="seed|range|uint64"):
+    with pytest.raises(ValueError, match=r"-1|range"):
         list(client.send([picture(0)], seed=-1))
 
 
@@ -182,5 +182,5 @@ def test_the_default_snr_changes_while_running(link: ThreeProcesses, client: com
 
 
 def test_nobody_there_is_said_with_the_address() -> None:
-    with pytest.raises(commin.LinkError, match="127.0.0.1:1 "):
+    with pytest.raises(commin.LinkError, match=r"127\.0\.0\.1:1 "):
         commin.connect("127.0.0.1:1", connect_seconds=0.5)
