@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PIP_INSTALL := -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-channel lint types proto proto-check bench constraints clean
+.PHONY: help demo test test-channel lint types proto proto-check deploy-check bench constraints clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ proto: $(INSTALLED)  ## Generates the stubs in commin/v1
 
 proto-check: $(INSTALLED)  ## Fails if the stubs in commin/v1 are not up to date
 	$(BIN)/python proto/generate.py --check
+
+deploy-check: $(INSTALLED)  ## Checks the files of the deployment
+	deploy/install-tools.sh $(VENV)-deploy
+	DEPLOY_TOOLS=$(VENV)-deploy COMMIN_PYTHON=$(BIN)/python deploy/check.sh
 
 bench: $(INSTALLED)  ## Runs every benchmark
 	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script"; done
