@@ -1,6 +1,6 @@
 """PSNR of the optimal linear analogue scheme, the reference that DeepJSCC has to beat.
 
-    python -m benchmarks.linear_analogue TRAIN VALIDATION [--symbols 256] [--size 64]
+python -m benchmarks.linear_analogue TRAIN VALIDATION [--symbols 256] [--size 64]
 """
 
 from __future__ import annotations

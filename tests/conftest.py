@@ -8,7 +8,7 @@ import os
 # that tests start. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, settings
 
 # A busy machine must not fail a test, nor one run find what the next cannot repeat.
 settings.register_profile(
