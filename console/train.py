@@ -92,24 +92,32 @@ def inn(
 @app.command()
 def prior(
     config: Config,
-    data: Data,
-    validation: Validation,
+    data: Annotated[Path | None, typer.Option(help="Training set, as for jscc")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Validation set, as for jscc")] = None,
     runs: Runs = Path("runs"),
     bundle: BundleFolder = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="diffusers folder whose weights to start from")
     ] = None,
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="Put the prior of --from into the bundle untrained")
+    ] = False,
 ) -> None:
     """Train the diffusion prior; a configuration with a pretrained one has it used as it is."""
     settings = _read(config)
 
-    from training.assemble import add_pretrained_prior, add_prior
+    from training.assemble import add_pretrained_prior, add_prior, copy_prior
     from training.prior import train_prior
 
     with reported(OSError, RuntimeError, ValueError):
         if settings.prior.pretrained and not start:
             add_pretrained_prior(_folder(bundle, settings), settings)
             return
+        if as_it_is and start:
+            copy_prior(_folder(bundle, settings), settings, start)
+            return
+        if data is None or validation is None:
+            raise UserError("training a prior takes --data and --validation")
         trained = train_prior(settings, data, validation, runs, start)
         if _is_main_process():
             add_prior(_folder(bundle, settings), settings, trained)

@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 
 from receiver.inn import INN
 from receiver.models import load_receiver
-from receiver.prior import Prior
+from receiver.prior import Prior, load_prior
 from shared.bundle import MANIFEST, Bundle, BundleError, write_manifest
 from shared.weights import save_weights
 from training.config import TrainingConfig
@@ -59,16 +59,33 @@ def add_inns(
     return write_manifest(folder, fields)
 
 
-def add_prior(folder: Path, config: TrainingConfig, prior: Prior) -> Bundle:
-    """Adds a prior, as a diffusers folder in half precision."""
+def add_prior(
+    folder: Path, config: TrainingConfig, prior: Prior, training: dict[str, Any] | None = None
+) -> Bundle:
+    """Adds a prior, as a diffusers folder in half precision.
+
+    Arguments:
+        folder: The bundle.
+        config: How the prior was trained, unless ``training`` says otherwise.
+        prior: The network.
+        training: What the manifest shall say of the training.
+    """
     shutil.rmtree(folder / "prior", ignore_errors=True)
     half = UNet2DModel.from_config(prior.network.config)
     half.load_state_dict(prior.network.state_dict())
     half.to(torch.float16).save_pretrained(folder / "prior")
     fields = _fields(folder)
     fields |= {"prior": {"source": "prior", "patch_size": prior.patch_size}}
-    fields["training"]["prior"] = config.prior.model_dump(mode="json")
+    fields["training"]["prior"] = training or config.prior.model_dump(mode="json")
     return write_manifest(folder, fields)
+
+
+def copy_prior(folder: Path, config: TrainingConfig, start: Path) -> Bundle:
+    """Adds a prior that was trained elsewhere, with its ``training.json`` if it has one."""
+    prior = load_prior(start, config.prior.patch_size, torch.device("cpu"))
+    notes = start / "training.json"
+    training = json.loads(notes.read_text()) if notes.exists() else {"source": start.name}
+    return add_prior(folder, config, prior, training)
 
 
 def add_pretrained_prior(folder: Path, config: TrainingConfig) -> Bundle:
