@@ -20,7 +20,7 @@ from shared.errors import FrameError, invalid
 from shared.lifecycle import Lifecycle
 from shared.options import SNR, check_snr, require_link_options, timeout_seconds
 from shared.server import run as run_server
-from shared.session import Emit, Places, Session, SessionLimits, session_name
+from shared.session import Emit, Places, Session, SessionLimits, session_name, stop_short
 from shared.telemetry import ChannelTelemetry
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -98,9 +98,11 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             name=name,
         )
         try:
-            await session.run(request_iterator, context)
+            finished = await session.run(request_iterator, context)
         finally:
             self._places.leave()
+        if not finished:
+            await stop_short(context)
 
     async def _serve(
         self, request: channel_pb2.PropagateRequest, session: str, emit: Emit

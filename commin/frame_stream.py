@@ -69,6 +69,7 @@ class FrameStream(Generic[Request]):
         self._pending: dict[int, _Exchange[Request]] = {}
         self._unsent: asyncio.Queue[int | None] = asyncio.Queue()
         self._closing = False
+        self._abandoned = False
         self._backoff = Backoff()
         self._lost_since: float | None = None
         self._resends: set[asyncio.Task[None]] = set()
@@ -93,18 +94,25 @@ class FrameStream(Generic[Request]):
         try:
             return await answer
         finally:
+            self._abandoned |= not answer.done() or answer.cancelled()
             del self._pending[frame_id]
             if self._closing:
                 self._unsent.put_nowait(None)  # the writer looks whether this was the last
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the stream within the block; leaving it ends the call once all is answered."""
+        """Runs the stream within the block.
+
+        Leaving it ends the call: in order, or by cancelling it if the peer still works on a
+        frame whose answer nobody waits for any more.
+        """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._run())
+            running = group.create_task(self._run())
             yield
             self._closing = True
             self._unsent.put_nowait(None)
+            if self._abandoned:
+                running.cancel()
 
     async def _run(self) -> None:
         """Keeps a call open while there are frames; returns once closing and none is left."""

@@ -137,10 +137,14 @@ class Session(Generic[Request]):
 
     async def run(
         self, requests: AsyncIterator[Request], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        """Serves the stream until its client has sent all and been answered, or leaves."""
+    ) -> bool:
+        """Serves the stream until its client has sent all and been answered, or leaves.
+
+        Returns:
+            False if the stream ends because the service is stopping; see :func:`stop_short`.
+        """
         await context.send_initial_metadata(())  # tells the client that it got through
-        finished = False
+        finished = True
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(context))
@@ -148,8 +152,7 @@ class Session(Generic[Request]):
                 self._outbox.close()
         except* grpc.aio.BaseError:
             log.info("the client left", extra={"session": self._name})
-        if not finished:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is stopping")
+        return finished
 
     async def _serve_frames(self, requests: AsyncIterator[Request]) -> bool:
         """Starts frames as they arrive and waits for all; tells if the client had sent all."""
@@ -218,6 +221,16 @@ def session_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
         if key == SESSION_KEY and isinstance(value, str) and SESSION_NAME.fullmatch(value):
             return value
     return uuid.uuid4().hex[:12]
+
+
+async def stop_short(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Ends a stream so that its client sends what is unanswered again, to whoever serves then."""
+    try:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is stopping")
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:
+        log.info("the client left before it could be told")
 
 
 class Places:

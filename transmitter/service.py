@@ -23,7 +23,7 @@ from shared.errors import FrameError, deadline_exceeded
 from shared.lifecycle import Lifecycle
 from shared.options import timeout_seconds
 from shared.server import run as run_server
-from shared.session import Emit, Places, Session, SessionLimits, session_name
+from shared.session import Emit, Places, Session, SessionLimits, session_name, stop_short
 from shared.telemetry import TransmitterTelemetry
 from shared.weights import pick_device
 from transmitter.encoder import load_encoder
@@ -141,9 +141,11 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         )
         try:
             async with uplink.running():
-                await session.run(request_iterator, context)
+                finished = await session.run(request_iterator, context)
         finally:
             self._places.leave()
+        if not finished:
+            await stop_short(context)
 
     async def _serve(
         self, request: transmitter_pb2.TransmitRequest, uplink: Uplink, emit: Emit
