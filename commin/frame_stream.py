@@ -145,15 +145,21 @@ class FrameStream(Generic[Request]):
         if self._closing:
             self._unsent.put_nowait(None)
         call = self._open_call()
-        writer = asyncio.create_task(self._write(call))
         try:
+            # A peer that turns the call away says why; one that is written to is not heard.
             await call.wait_for_connection()
             self._connected()
+            await self._talk(call)
+        finally:
+            call.cancel()
+
+    async def _talk(self, call: grpc.aio.StreamStreamCall[Request, Any]) -> None:
+        writer = asyncio.create_task(self._write(call))
+        try:
             async for response in call:
                 self._backoff.reset()
                 self._take(response.event)
         finally:
-            call.cancel()
             writer.cancel()
             await asyncio.wait([writer])
             if not writer.cancelled():
