@@ -111,14 +111,15 @@ class _Mailbox:
 
     async def get(self) -> Update | Outcome | FrameError:
         """Waits for the next event."""
-        await self._ready.wait()
-        with self._lock:
-            item = self._update or self._final
-            assert item is not None
-            self._update = None
-            if self._final is None or item is self._final:
-                self._ready.clear()
-        return item
+        while True:
+            await self._ready.wait()
+            with self._lock:
+                item = self._update or self._final
+                self._update = None
+                if self._final is None or item is self._final:
+                    self._ready.clear()
+            if item is not None:  # the wake-up of an update that a newer one replaced finds none
+                return item
 
 
 @dataclass

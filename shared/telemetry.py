@@ -143,14 +143,11 @@ class ChannelTelemetry(Telemetry):
             buckets=DECIBELS,
             registry=self.registry,
         )
+        for kind in ("configured", "realised"):
+            self.snr_db.labels(kind)
         self.noise_ratio = Summary(
             "commin_noise_power_ratio",
             "Power of the noise drawn over that of the noise set, per frame; 1 on average.",
-            registry=self.registry,
-        )
-        self.noise_ratio = Summary(
-            "commin_realised_noise_ratio",
-            "Noise power drawn over noise power set; 1 on average. 10 log10 of it is in dB.",
             registry=self.registry,
         )
         self.default_snr_db = Gauge(
@@ -174,19 +171,6 @@ class ChannelTelemetry(Telemetry):
         self.snr_db.labels("configured").observe(snr_db)
         self.snr_db.labels("realised").observe(realised_snr_db)
         self.noise_ratio.observe(10 ** ((snr_db - realised_snr_db) / 10))
-        self.symbols.inc(symbols)
-        for kind in ("configured", "realised"):
-            self.snr_db.labels(kind)
-
-    def observe_noise(self, symbols: int, snr_db: float, realised_snr_db: float) -> None:
-        """Records a frame's noise.
-
-        The ratio is there because a mean of SNRs is not to be had: histograms of values below
-        zero have no sum.
-        """
-        self.snr_db.labels("configured").observe(snr_db)
-        self.snr_db.labels("realised").observe(realised_snr_db)
-        self.noise_ratio.observe(10.0 ** ((snr_db - realised_snr_db) / 10.0))
         self.symbols.inc(symbols)
 
 

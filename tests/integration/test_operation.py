@@ -159,7 +159,7 @@ def test_metrics_count_what_was_sent(start: Start) -> None:
         'commin_calls_total{method="Propagate",status="OK"} 1.0',
         'commin_snr_decibels_bucket{kind="configured",le="1.0"} 0.0',
         'commin_snr_decibels_bucket{kind="configured",le="3.0"} 1.0',
-        "commin_realised_noise_ratio_count 1.0",
+        "commin_noise_power_ratio_count 1.0",
         'commin_stage_duration_seconds_count{stage="propagate"} 1.0',
         'commin_message_size_bytes_count{direction="received"} 2.0',
         "commin_default_snr_decibels 0.0",

@@ -14,7 +14,7 @@ from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
 from receiver.decoder import Decoder
-from receiver.engine import Engine, Job, Outcome, Update
+from receiver.engine import Engine, Job, Outcome, Update, _Mailbox
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
@@ -246,3 +246,15 @@ async def test_closing_finishes_what_was_accepted(models: ReceiverModels) -> Non
     with pytest.raises(FrameError) as error:
         await outcome(engine, job(9))
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_wake_up_for_an_update_that_was_replaced_finds_none() -> None:
+    """A put wakes the reader late; by then the reader may have taken what it put."""
+    mailbox = _Mailbox()
+    reading = asyncio.create_task(mailbox.get())
+    await asyncio.sleep(0)
+    mailbox._ready.set()
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    mailbox.put(Update(1, 2, None))
+    assert await reading == Update(1, 2, None)
