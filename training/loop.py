@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from training.config import LoopSettings
@@ -49,6 +49,24 @@ def learning_rate_factor(step: int, settings: LoopSettings) -> float:
     warm = min(1.0, (step + 1) / max(1, settings.warmup))
     left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
     return warm * max(0.02, min(1.0, left))
+
+
+def moving_average(
+    decay: float,
+) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Exponential averaging whose decay rises to ``decay``, so that a short run forgets its start.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's
+    ``ExponentialMovingAverage``.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(decay, float((1 + count) / (10 + count)))
+        for mean, value in zip(averaged, current, strict=True):
+            mean.lerp_(value, weight)
+
+    return update
 
 
 class Checkpoints:
@@ -107,7 +125,7 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
     writer = SummaryWriter(str(folder / "tensorboard"))
     objective = objective.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    average = AveragedModel(objective, multi_avg_fn=moving_average(settings.ema))
     optimiser = torch.optim.AdamW(
         [p for p in objective.parameters() if p.requires_grad],
         lr=settings.learning_rate,
