@@ -114,7 +114,8 @@ class Process:
     def follow(self) -> None:
         """Collects standard error, so that the pipe never fills."""
         assert self.process.stderr
-        self.log += iter(self.process.stderr.readline, "")
+        with self.process.stderr as lines:
+            self.log += iter(lines.readline, "")
 
     def wait_until_serving(self) -> Process:
         """Waits for the line that tells the address."""
@@ -169,6 +170,8 @@ def starting() -> Iterator[Start]:
         for service in started:
             service.process.kill()
             service.process.wait(30)
+            assert service.process.stdout
+            service.process.stdout.close()
 
 
 @pytest.fixture
