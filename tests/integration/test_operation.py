@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -192,7 +193,10 @@ def test_frames_are_spread_over_replicas(start: Start, bundle: Path, link: Three
 
     with grpc.insecure_channel(channel.address) as connection:
         stub = channel_pb2_grpc.ChannelServiceStub(connection)
-        send(2)  # both are connected to from now on
+        deadline = time.monotonic() + 30
+        while not metric(metrics, "commin_frames_total"):  # until both are connected to
+            assert time.monotonic() < deadline, "the replica never got a frame"
+            send(1)
         before = metric(metrics, "commin_frames_total")
         send(20)
         share = metric(metrics, "commin_frames_total") - before
