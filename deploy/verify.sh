@@ -13,6 +13,7 @@ steps=${VERIFY_STEPS:-30}
 port=${COMMIN_PORT:-50051}
 work=$(mktemp -d)
 passed=0 failed=0
+exec 3>&1
 
 export COMPOSE_PROJECT_NAME=commin-verify
 COMMIN_USER=$(id -u):$(id -g)
@@ -95,12 +96,12 @@ healthy() { # every service, as Docker sees it
   docker compose ps -q | wc -l | sed 's/$/ containers healthy/'
 }
 
-image_is_bare() { # no installers, no root; torch only where it is used
+image_is_bare() { # no installer, no root; torch, which brings setuptools, only where it is used
   docker run --rm --read-only --network none --entrypoint python "commin/$1:local" -c '
 import importlib.util, os, shutil, sys
 found = importlib.util.find_spec
 assert os.getuid() == 10001, os.getuid()
-assert not found("pip") and not found("setuptools"), "pip or setuptools"
+assert not found("pip"), "pip"
 assert not any(map(shutil.which, ("pip", "pip3", "gcc", "cc", "make"))), "a build tool"
 assert bool(found("torch")) == (sys.argv[1] in ("transmitter", "receiver")), "torch"
 others = {"transmitter", "channel", "receiver", "training", "evaluation"} - {sys.argv[1]}
@@ -115,7 +116,7 @@ all_arrived() { # all_arrived STATUS FOLDER: of a send that is over
   [ "$1" -eq 0 ] && helper images "/verify/received/$2" "$frames"
 }
 
-same_as_undisturbed() { helper compose "/verify/received/$1" /verify/received/low; }
+same_as_undisturbed() { helper compare "/verify/received/$1" /verify/received/low; }
 
 resent() {
   local count
@@ -217,8 +218,9 @@ unfinished() {
   local arrived reported
   arrived=$(find "$work/received/down" -maxdepth 1 -name '*.restored.png' 2>/dev/null | wc -l)
   reported=$(grep -cE '^commin: .*face-[0-9]+\.png: [A-Z_]+:' "$work/outside.log")
-  echo "$arrived arrived, $reported reported as failed"
   grep -E '^commin: ' "$work/outside.log" | tail -3 >&2
+  echo "$arrived arrived, $reported reported as failed"
+  grep -m 1 -E '^commin: .*png: ' "$work/outside.log" | sed 's/^/      for example: /' >&3
   [ $((arrived + reported)) -eq "$frames" ]
 }
 check "every frame is accounted for" unfinished

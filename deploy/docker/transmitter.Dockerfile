@@ -39,7 +39,8 @@ RUN python -m pip uninstall --yes wheel setuptools pip \
     && useradd --system --uid 10001 --no-create-home --home-dir /tmp commin
 COPY --from=install /opt/commin /opt/commin
 COPY --from=install /app /app
-COPY models/faces64 /bundle
+# Weights that were just trained may be their owner's alone to read.
+COPY --chmod=755 models/faces64 /bundle
 ENV PATH=/opt/commin/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
