@@ -55,6 +55,9 @@ class Guidance(Frozen):
     """How strongly Algorithm 1 follows the observation."""
 
     norm: Literal["squared", "unsquared"] = "unsquared"
+    clip: bool = Field(
+        default=True, description="Clamp x_{0,t} to [-1, 1], as reference DDPM code does"
+    )
     zeta_by_snr_db: dict[float, PositiveFloat] = Field(min_length=1)
 
     def zeta(self, snr_db: float) -> float:

@@ -45,7 +45,7 @@ def models_with(norm: str) -> ReceiverModels:
         decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), cpu),
         inns={None: ready(inn, cpu)},
         prior=ready(Prior(network, 2), cpu),
-        guidance=Guidance(norm=norm, zeta_by_snr_db={0.0: ZETA}),  # type: ignore[arg-type]
+        guidance=Guidance(norm=norm, clip=False, zeta_by_snr_db={0.0: ZETA}),  # type: ignore[arg-type]
     )
 
 
