@@ -142,5 +142,13 @@ class INN(nn.Module):
             y, _ = split(y)
         return y
 
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Scales what every lifting step adds; towards 0 the network becomes the plain split."""
+        for branch in self.modules():
+            if isinstance(branch, _Branch):
+                branch.head.weight.mul_(factor)
+                branch.head.bias.mul_(factor)  # type: ignore[union-attr]
+
     def _plane(self, snr_db: Tensor) -> Tensor | None:
         return snr_db[:, None, None, None] / SNR_SCALE_DB if self.conditioned else None

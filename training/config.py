@@ -51,6 +51,13 @@ class INNTraining(Frozen):
     inverse_weight: float = Field(
         default=0.0, ge=0, description="Weight of |INN^-1(y, d(x)) - x|^2; 0 is the paper's loss"
     )
+    shrink: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Factor on the last layers of PNet and UNet once trained; below 1 it gives up "
+        "some of (9) for an inverse that stays tame far from photographs",
+    )
     guidance: Guidance
     loop: LoopSettings
 

@@ -112,6 +112,7 @@ def train_inns(
         objective = Imitation(training, jscc, snr_db)
         trained = train(objective, images, training.loop, runs / config.name / name, validate)
         assert isinstance(trained, Imitation)
+        trained.inn.shrink(training.shrink)
         yield snr_db, trained.inn, {f"{snr:g}": trained.score(held_out, snr) for snr in shown}
 
 
