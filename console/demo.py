@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evaluation.images import Pixels
 
 STAGES = ("encode", "propagate", "queue", "decode", "restore")
-STEPS = 100  # about two minutes on two cores
+STEPS = 50  # about a minute on two cores
 
 
 @dataclass(frozen=True)

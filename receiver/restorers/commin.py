@@ -27,7 +27,7 @@ class CommIN:
 
     name = "commin"
     summary = "Algorithm 1: DDPM sampling with the gradient of the INN residual"
-    default_steps = 200
+    default_steps = 50
     max_steps = TRAINING_STEPS
 
     def __init__(self, models: ReceiverModels, prior: Prior, guidance: Guidance) -> None:
