@@ -37,6 +37,7 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype = torch.floa
         for name, tensor in network.state_dict().items()
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors makes files private; a service may run as another user
 
 
 def load_weights(network: Network, path: Path, device: torch.device) -> Network:

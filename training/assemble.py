@@ -74,6 +74,8 @@ def add_prior(
     half = UNet2DModel.from_config(prior.network.config)
     half.load_state_dict(prior.network.state_dict())
     half.to(torch.float16).save_pretrained(folder / "prior")
+    for file in (folder / "prior").iterdir():
+        file.chmod(0o644)  # as in shared.weights
     fields = _fields(folder)
     fields |= {"prior": {"source": "prior", "patch_size": prior.patch_size}}
     fields["training"]["prior"] = training or config.prior.model_dump(mode="json")
