@@ -74,15 +74,15 @@ def inn(
 
     from accelerate import PartialState
 
-    from training.assemble import add_inns, load_jscc
+    from training.assemble import add_inns, load_link
     from training.inn import train_inns
 
     folder = _folder(bundle, settings)
     with reported(OSError, RuntimeError, ValueError):
-        link = load_jscc(folder, settings, PartialState().device)
+        jscc, estimator = load_link(folder, settings, PartialState().device)
         networks: dict[float | None, Any] = {}
         scores: dict[str, dict[str, float]] = {}
-        for snr_db, network, score in train_inns(settings, link, data, validation, runs):
+        for snr_db, network, score in train_inns(settings, jscc, estimator, data, validation, runs):
             networks[snr_db] = network
             scores |= score
         if _is_main_process():

@@ -85,6 +85,28 @@ class Step:
         from_x0 = self.alpha_bar_next.sqrt() * self.beta / noise
         return from_x * x + from_x0 * x0
 
+    def ddim(self, x: Tensor, x0: Tensor, noise: Tensor | None = None, eta: float = 0.0) -> Tensor:
+        r"""The state at s of a DDIM step from ``x`` at t with the estimate ``x0``.
+
+        .. math:: \sqrt{\bar\alpha_s}\, x_{0,t} + \sqrt{1 - \bar\alpha_s - \eta^2 \sigma_t^2}\,
+            \epsilon + \eta \sigma_t z, \quad
+            \epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_{0,t}) / \sqrt{1 - \bar\alpha_t}
+
+        Arguments:
+            x: :math:`x_t`.
+            x0: :math:`x_{0,t}`, guided or not.
+            noise: z; None where ``eta`` is 0.
+            eta: 0 is deterministic; 1 has the variance of eq. (11).
+
+        Source: Song et al., "Denoising diffusion implicit models", ICLR 2021, eq. (12).
+        """
+        epsilon = (x - self.alpha_bar.sqrt() * x0) / (1 - self.alpha_bar).sqrt()
+        sigma = eta * self.sigma
+        # Rounding may take the difference below zero in the last step, where it is zero.
+        kept = (1 - self.alpha_bar_next - sigma**2).clamp(min=0).sqrt()
+        state = self.alpha_bar_next.sqrt() * x0 + kept * epsilon
+        return state if noise is None else state + sigma * noise
+
     def add_noise(self, x0: Tensor, noise: Tensor) -> Tensor:
         r"""A draw of :math:`q(x_t | x_0)`:
         :math:`\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, z`."""

@@ -16,15 +16,15 @@ from shared.architecture import INNArchitecture
 from shared.nn.af import SNR_SCALE_DB
 from shared.nn.residual import conv3x3
 
-# Rows: mean, horizontal, vertical and diagonal difference of a 2x2 block (a b / c d). The matrix
-# is its own inverse up to the factor 4 that the split divides by.
-_HAAR = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
-
 
 def _haar(blocks: Tensor) -> Tensor:
-    """Mixes the 4 pixels of each block: (B, C, 4, H, W) to the same shape."""
-    matrix = torch.tensor(_HAAR, dtype=blocks.dtype, device=blocks.device)
-    return torch.einsum("ij,bcjhw->bcihw", matrix, blocks)
+    """Sum and horizontal, vertical and diagonal difference of the 4 pixels (a b / c d) of each block.
+
+    (B, C, 4, H, W) to the same shape; its own inverse up to a factor of 4. Written as sums so that
+    autocast leaves it in single precision: what is split must come together again.
+    """
+    a, b, c, d = blocks.unbind(2)
+    return torch.stack([a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d], dim=2)
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,24 +54,25 @@ class _Branch(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, architecture: INNArchitecture) -> None:
         super().__init__()
-        width = architecture.width
-        self.stem = conv3x3(inputs + architecture.snr_conditioned, width)
+        width, pixels = architecture.width, architecture.patch_size**2
+        self.patch_size = architecture.patch_size
+        self.stem = conv3x3(inputs * pixels + architecture.snr_conditioned, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), conv3x3(width, width), nn.SiLU(), conv3x3(width, width))
             for _ in range(architecture.blocks)
         )
-        self.head = conv3x3(width, outputs)
+        self.head = conv3x3(width, outputs * pixels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, plane: Tensor | None) -> Tensor:
+        x = F.pixel_unshuffle(x, self.patch_size)
         if plane is not None:
             x = torch.cat([x, plane.expand(-1, -1, *x.shape[2:])], dim=1)
         x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
-        out: Tensor = self.head(F.silu(x))
-        return out
+        return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
 
 
 class _Level(nn.Module):
@@ -141,14 +142,6 @@ class INN(nn.Module):
         for _ in self.levels:
             y, _ = split(y)
         return y
-
-    @torch.no_grad()
-    def shrink(self, factor: float) -> None:
-        """Scales what every lifting step adds; towards 0 the network becomes the plain split."""
-        for branch in self.modules():
-            if isinstance(branch, _Branch):
-                branch.head.weight.mul_(factor)
-                branch.head.bias.mul_(factor)  # type: ignore[union-attr]
 
     def _plane(self, snr_db: Tensor) -> Tensor | None:
         return snr_db[:, None, None, None] / SNR_SCALE_DB if self.conditioned else None

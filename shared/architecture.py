@@ -86,4 +86,8 @@ class INNArchitecture(Frozen):
     lifts: PositiveInt = Field(default=2, description="PNet/UNet pairs per level")
     width: PositiveInt = Field(default=32, description="Channels inside PNet and UNet")
     blocks: PositiveInt = Field(default=1, description="Residual blocks in PNet and UNet")
+    patch_size: PositiveInt = Field(
+        default=1,
+        description="Pixel-unshuffle factor around PNet and UNet: wider sight at the same cost",
+    )
     snr_conditioned: bool = Field(default=False, description="One network for all SNRs")

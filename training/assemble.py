@@ -98,8 +98,10 @@ def add_pretrained_prior(folder: Path, config: TrainingConfig) -> Bundle:
     return write_manifest(folder, fields | {"prior": part})
 
 
-def load_jscc(folder: Path, config: TrainingConfig, device: torch.device) -> JSCC:
-    """The trained link of a bundle, to train an INN against.
+def load_link(
+    folder: Path, config: TrainingConfig, device: torch.device
+) -> tuple[JSCC, Prior | None]:
+    """The trained link of a bundle, to train an INN against, and its prior if it has one.
 
     Raises:
         BundleError: If the bundle cannot be used, or its sizes are not those of ``config``.
@@ -107,10 +109,11 @@ def load_jscc(folder: Path, config: TrainingConfig, device: torch.device) -> JSC
     bundle = Bundle.open(folder)
     if bundle.manifest.jscc.architecture != config.jscc.architecture:
         raise BundleError(f"bundle {folder}: its DeepJSCC has other sizes than the configuration")
+    receiver = load_receiver(bundle, device)
     jscc = JSCC(config)
     jscc.encoder = load_encoder(bundle, device)
-    jscc.decoder = load_receiver(bundle, device).decoder
-    return jscc.eval().requires_grad_(False)
+    jscc.decoder = receiver.decoder
+    return jscc.eval().requires_grad_(False), receiver.prior
 
 
 def _fields(folder: Path) -> dict[str, Any]:

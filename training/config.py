@@ -40,6 +40,21 @@ class JSCCTraining(Frozen):
     loop: LoopSettings
 
 
+class GuidedLoss(Frozen):
+    """The loss on estimates that the prior makes; see :class:`training.guided.GuidedInverse`."""
+
+    weight: PositiveFloat = Field(default=1.0, description="Against that of (9), which is 1")
+    perceptual_weight: float = Field(
+        default=0.0, ge=0, description="w_p, of LPIPS (alex) against the squared error"
+    )
+    start: PositiveInt = Field(
+        default=400, ge=20, le=880, description="Time t that the fast sampler starts at"
+    )
+    follow: float = Field(
+        default=0.5, ge=0, le=1, description="Part of a batch that follows the fast sampler"
+    )
+
+
 class INNTraining(Frozen):
     """How the invertible networks are trained, eq. (9)."""
 
@@ -51,12 +66,8 @@ class INNTraining(Frozen):
     inverse_weight: float = Field(
         default=0.0, ge=0, description="Weight of |INN^-1(y, d(x)) - x|^2; 0 is the paper's loss"
     )
-    shrink: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="Factor on the last layers of PNet and UNet once trained; below 1 it gives up "
-        "some of (9) for an inverse that stays tame far from photographs",
+    guided: GuidedLoss | None = Field(
+        default=None, description="A loss on the prior's estimates; None is the paper's training"
     )
     guidance: Guidance
     loop: LoopSettings

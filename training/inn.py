@@ -11,9 +11,11 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from torchvision.utils import make_grid
 
 from receiver.inn import INN
+from receiver.prior import Prior
 from receiver.restorers.base import from_unit, to_unit
 from training.config import INNTraining, TrainingConfig
 from training.data import Images, ImageSource, load_all
+from training.guided import GuidedInverse
 from training.jscc import JSCC, transmit_all
 from training.loop import train
 
@@ -21,24 +23,35 @@ from training.loop import train
 class Imitation(nn.Module):
     r"""An INN with its loss: eq. (9), and a term that keeps the inverse usable.
 
-    .. math:: \|c - y\|_2^2 + w \, \|\mathrm{INN}^{-1}(y, d(x)) - x\|_2^2
+    .. math:: \|c - y\|_2^2 + w \, \|\mathrm{INN}^{-1}(y, d(x)) - x\|_2^2 + w_g L_g
 
     The first term alone, the paper's, constrains the forward pass only; the inverse then may
-    amplify whatever c differs from y by. Both terms are means over elements, for images in
-    [-1, 1]; y is brought to c's size by the plain split.
+    amplify whatever c differs from y by. The second asks the inverse about photographs, the third
+    (:mod:`training.guided`) about the estimates that it meets in a sampler. All terms are means over
+    elements, for images in [-1, 1]; y is brought to c's size by the plain split.
 
     Arguments:
-        training: Architecture, SNRs and the weight w.
+        training: Architecture, SNRs and weights.
         jscc: The link to imitate; it is not trained.
         snr_db: The SNR to imitate, dB; None draws one per image from the link's range.
+        prior: Makes the estimates of the third term; None where it has no weight.
     """
 
-    def __init__(self, training: INNTraining, jscc: JSCC, snr_db: float | None) -> None:
+    def __init__(
+        self, training: INNTraining, jscc: JSCC, snr_db: float | None, prior: Prior | None = None
+    ) -> None:
         super().__init__()
         self.inn = INN(training.architecture)
         self.inverse_weight = training.inverse_weight
         self.snr_db = snr_db
         self._link = [jscc]  # in a list, so that it is no submodule: neither trained nor averaged
+        self.guided: GuidedInverse | None = None
+        self.guided_weight = 0.0
+        if training.guided:
+            if prior is None:
+                raise ValueError("inn.guided needs a prior")
+            self.guided = GuidedInverse(training.guided, prior)
+            self.guided_weight = training.guided.weight
 
     @property
     def jscc(self) -> JSCC:
@@ -55,6 +68,9 @@ class Imitation(nn.Module):
             y = self.jscc.transmit(x, snr_db, generator)
         terms = self.terms(x, y, snr_db)
         terms["loss"] = terms["imitation"] + self.inverse_weight * terms["inverse"]
+        if self.guided is not None:
+            terms["guided"] = self.guided(self.inn, x, y, snr_db, generator)
+            terms["loss"] = terms["loss"] + self.guided_weight * terms["guided"]
         return terms
 
     def terms(self, x: Tensor, y: Tensor, snr_db: Tensor) -> dict[str, Tensor]:
@@ -79,7 +95,12 @@ class Imitation(nn.Module):
 
 
 def train_inns(
-    config: TrainingConfig, jscc: JSCC, data: Path, validation: Path, runs: Path
+    config: TrainingConfig,
+    jscc: JSCC,
+    prior: Prior | None,
+    data: Path,
+    validation: Path,
+    runs: Path,
 ) -> Iterator[tuple[float | None, INN, dict[str, dict[str, float]]]]:
     """Trains (or continues training) the INNs of a bundle, one after the other.
 
@@ -109,10 +130,9 @@ def train_inns(
             }
 
         name = "inn-conditioned" if snr_db is None else f"inn{snr_db:+g}dB"
-        objective = Imitation(training, jscc, snr_db)
+        objective = Imitation(training, jscc, snr_db, prior)
         trained = train(objective, images, training.loop, runs / config.name / name, validate)
         assert isinstance(trained, Imitation)
-        trained.inn.shrink(training.shrink)
         yield snr_db, trained.inn, {f"{snr:g}": trained.score(held_out, snr) for snr in shown}
 
 
