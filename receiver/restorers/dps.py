@@ -63,7 +63,9 @@ class DPS:
 
         def residual(x0: Tensor) -> Tensor:
             r"""Line 7: :math:`\|y - A(\hat x_0)\|_2`."""
-            return torch.linalg.vector_norm(measured - coarse_part(x0, levels), dim=(1, 2, 3))
+            difference = measured - coarse_part(x0, levels)
+            norm: Tensor = torch.linalg.vector_norm(difference, dim=(1, 2, 3))
+            return norm
 
         zeta = measured.new_full((len(batch),), self.zeta)
         guided_step(batch, self.prior, lambda x0: x0.clamp(-1, 1), residual, zeta)
