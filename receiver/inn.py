@@ -49,6 +49,13 @@ def merge(coarse: Tensor, detail: Tensor) -> Tensor:
     return F.pixel_shuffle(blocks.flatten(1, 2), 2)
 
 
+def coarse_part(x: Tensor, levels: int) -> Tensor:
+    """What ``levels`` plain splits leave: block means, (B, C, H/2^L, W/2^L) of (B, C, H, W)."""
+    for _ in range(levels):
+        x, _ = split(x)
+    return x
+
+
 class _Branch(nn.Module):
     """PNet or UNet: a small residual network whose last layer starts at zero."""
 
@@ -139,9 +146,7 @@ class INN(nn.Module):
 
     def coarse(self, y: Tensor) -> Tensor:
         """A decoded image brought to c's size by the plain split: (B, 3, H/2^L, W/2^L)."""
-        for _ in self.levels:
-            y, _ = split(y)
-        return y
+        return coarse_part(y, len(self.levels))
 
     def _plane(self, snr_db: Tensor) -> Tensor | None:
         return snr_db[:, None, None, None] / SNR_SCALE_DB if self.conditioned else None

@@ -52,13 +52,14 @@ class PriorPart(Frozen):
 
 
 class Guidance(Frozen):
-    """How strongly Algorithm 1 follows the observation."""
+    """How strongly Algorithm 1, and DPS for comparison, follow the observation."""
 
     norm: Literal["squared", "unsquared"] = "unsquared"
     clip: bool = Field(
         default=True, description="Clamp x_{0,t} to [-1, 1], as reference DDPM code does"
     )
     zeta_by_snr_db: dict[float, PositiveFloat] = Field(min_length=1)
+    dps_zeta: PositiveFloat = Field(default=1.0, description="Step size of DPS, at every SNR")
 
     def zeta(self, snr_db: float) -> float:
         """Step size at the listed SNR nearest to ``snr_db``."""

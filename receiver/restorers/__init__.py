@@ -5,6 +5,7 @@ from __future__ import annotations
 from receiver.models import ReceiverModels
 from receiver.restorers.base import Restorer
 from receiver.restorers.commin import CommIN
+from receiver.restorers.dps import DPS
 from receiver.restorers.none import NoRestorer
 
 
@@ -12,5 +13,6 @@ def restorers_for(models: ReceiverModels) -> dict[str, Restorer]:
     """The restorers that have all the parts they need, the one to run by default last."""
     found: list[Restorer] = [NoRestorer()]
     if models.prior and models.inns and models.guidance:
+        found.append(DPS(models, models.prior, models.guidance))
         found.append(CommIN(models, models.prior, models.guidance))
     return {restorer.name: restorer for restorer in found}

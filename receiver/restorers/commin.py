@@ -7,11 +7,12 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from receiver.diffusion import TRAINING_STEPS, Step, timesteps
+from receiver.diffusion import TRAINING_STEPS, timesteps
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
 from receiver.restorers.base import Trajectory, draw_like, from_unit
+from receiver.restorers.guided import guided_step
 from shared.bundle import Guidance
 from shared.draws import DiffusionNoise
 
@@ -52,33 +53,23 @@ class CommIN:
         return id(self.models.inn_for(trajectory.snr_db))
 
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """Lines 3-8 for each image."""
-        x = torch.stack([each.x for each in batch])
+        """Lines 3-8 for each image; see :func:`guided_step` for 3-5 and 8."""
         coarse = torch.stack([each.guide for each in batch])
-        noise = torch.stack([each.draw() for each in batch])
-        snr_db = x.new_tensor([each.snr_db for each in batch])
-        zeta = x.new_tensor([self.guidance.zeta(each.snr_db) for each in batch])
-        t = [each.time for each in batch]
-        step = Step.between(t, [each.next_time for each in batch], x.device)
+        snr_db = coarse.new_tensor([each.snr_db for each in batch])
+        zeta = coarse.new_tensor([self.guidance.zeta(each.snr_db) for each in batch])
+        inn = self.models.inn_for(batch[0].snr_db)
 
-        with torch.enable_grad():
-            x.requires_grad_()
-            epsilon = self.prior(x, torch.tensor(t, device=x.device))
-            x0 = step.predict_x0(x, epsilon)
-            if self.guidance.clip:
-                # The value is clamped, the gradient is not: saturated pixels need guidance most.
-                x0 = x0 + (x0.clamp(-1, 1) - x0).detach()
-            inn = self.models.inn_for(batch[0].snr_db)
-            residual = self.residual(inn, x0, coarse, snr_db)
-            (gradient,) = torch.autograd.grad(residual.sum(), x)
-        x, x0 = x.detach(), x0.detach()
-        x = step.posterior_mean(x, x0) + step.sigma * noise - zeta[:, None, None, None] * gradient
+        def residual(x0: Tensor) -> Tensor:
+            return self.residual(inn, x0, coarse, snr_db)
 
-        for each, state, estimate in zip(batch, x, x0, strict=True):
-            each.x, each.x0 = state, estimate
-            each.position += 1
-            if each.done:  # line 10 returns x_0, the last state, not the last x_{0,t}
-                each.x0 = state
+        guided_step(batch, self.prior, self.bound, residual, zeta)
+
+    def bound(self, x0: Tensor) -> Tensor:
+        """Clamps :math:`x_{0,t}` if the bundle says so."""
+        if not self.guidance.clip:
+            return x0
+        # The value is clamped, the gradient is not: saturated pixels need guidance most.
+        return x0 + (x0.clamp(-1, 1) - x0).detach()
 
     def residual(self, inn: INN, x0: Tensor, coarse: Tensor, snr_db: Tensor) -> Tensor:
         r"""Lines 6-8: :math:`\|\hat x_{0,t} - x_{0,t}\|`, squared or not as the bundle says.

@@ -165,7 +165,7 @@ CASES: dict[str, Callable[[], Bad]] = {
     ),
     "restorer": lambda: (
         with_options(restoration={"restorer": "magic"}),
-        INVALID, RESTORATION + "restorer", "none, commin",
+        INVALID, RESTORATION + "restorer", "none, dps, commin",
     ),
     "steps": lambda: (
         with_options(restoration={"restorer": "commin", "steps": 5000}),

@@ -1,0 +1,288 @@
+"""Restorers of this repository against DPS as a published library (azula) has it.
+
+python benchmarks/peers.py [DATA] [--bundle models/faces64] [--limit 4] [--snrs=-5,1] [--quick]
+
+DATA is a parquet or a folder of images, the sample faces by default. Both sides get the same prior
+and the same decoded images; DPS measures them through the plain coarse split. Channel noise and
+start x_T are the same, too; azula draws its noise within steps itself, from a fixed seed. Images
+are restored one at a time, since azula takes one residual norm over a whole batch.
+
+The peer runs at its own default (64 steps) and at those of the paper it implements (1000), with
+the step size that both have as default, zeta = 1. Needs `pip install -e '.[bench]'`. A full run
+takes about five minutes on two CPU cores, nearly all of it the peer's 1000 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from azula.denoise import Denoiser, DiracPosterior
+from azula.guidance import DPSSampler
+from azula.noise import Schedule
+from torch import Tensor
+
+from channel.awgn import awgn
+from evaluation.evaluate import read_frames, score
+from evaluation.images import to_images
+from evaluation.local_link import Frame
+from receiver.diffusion import TRAINING_STEPS, alpha_bar
+from receiver.models import ReceiverModels, load_receiver
+from receiver.prior import Prior
+from receiver.restorers import restorers_for
+from receiver.restorers.base import Restorer, draw_like, from_unit, to_unit
+from shared.bundle import Bundle
+from shared.draws import DiffusionNoise, Purpose, generator, unit_complex_normal
+from shared.weights import pick_device
+from transmitter.encoder import load_encoder
+
+SAMPLES = Path(__file__).parents[1] / "models" / "faces64" / "samples"
+SEED = 0
+
+Restore = Callable[[Tensor, float, int], Tensor]
+"""(decoded image (3, H, W) in [0, 1], SNR in dB, frame id) to the restored one."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One restorer at one number of steps."""
+
+    name: str
+    steps: int
+    peer: bool
+    restore: Restore
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over images (and SNRs) of one method."""
+
+    method: str
+    steps: int
+    peer: bool
+    seconds: float
+    psnr_db: float
+    lpips: float
+
+
+class DDPMSchedule(Schedule):
+    """The prior's own schedule for azula, whose times run from 0 to 1."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._alpha_bar = alpha_bar().to(device)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of signal and noise."""
+        kept = self._alpha_bar[training_time(t)]
+        return kept.sqrt(), (1 - kept).sqrt()
+
+
+class PriorDenoiser(Denoiser):
+    """The prior as azula's denoiser; the mean is clamped, as in azula's own DDPM models."""
+
+    def __init__(self, prior: Prior, schedule: DDPMSchedule) -> None:
+        super().__init__()
+        self.prior = prior
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor) -> DiracPosterior:
+        """Eq. (10)."""
+        alpha, sigma = self.schedule(t)
+        epsilon = self.prior(x_t, training_time(t).expand(len(x_t)))
+        return DiracPosterior(((x_t - sigma * epsilon) / alpha).clamp(-1, 1))
+
+
+def training_time(t: Tensor) -> Tensor:
+    """Time 0 … 1000 of azula's 0 … 1."""
+    return (t * TRAINING_STEPS).round().long()
+
+
+def ours(restorer: Restorer, steps: int) -> Method:
+    """A restorer of a bundle as a method."""
+
+    def restore(y: Tensor, snr_db: float, frame_id: int) -> Tensor:
+        trajectory = restorer.start(y, snr_db, steps, DiffusionNoise(SEED, frame_id))
+        while not trajectory.done:
+            restorer.step([trajectory])
+        return to_unit(trajectory.x0)
+
+    return Method(restorer.name, steps, False, restore)
+
+
+def azula_dps(models: ReceiverModels, steps: int, zeta: float) -> Method:
+    """azula's DPS with the bundle's prior as a method."""
+    assert models.prior is not None
+    denoiser = PriorDenoiser(models.prior, DDPMSchedule(models.device)).eval()
+
+    def restore(y: Tensor, snr_db: float, frame_id: int) -> Tensor:
+        inn = models.inn_for(snr_db)
+        measured = inn.coarse(from_unit(y)[None])
+        sampler = DPSSampler(denoiser, measured, inn.coarse, zeta=zeta, steps=steps, silent=True)
+        torch.manual_seed(frame_id)
+        return to_unit(sampler(draw_like(y, DiffusionNoise(SEED, frame_id))[None])[0])
+
+    return Method("azula DPS", steps, True, restore)
+
+
+@torch.no_grad()
+def decode(
+    bundle: Bundle, models: ReceiverModels, frames: Sequence[Frame], snr_db: float
+) -> Tensor:
+    """What the DeepJSCC decoder makes of the frames, (N, 3, H, W) in [0, 1]."""
+    encoder = load_encoder(bundle, models.device)
+    x = to_images([frame.pixels for frame in frames]).to(models.device)
+    told = torch.full((len(x),), snr_db, device=models.device)
+    noise = [
+        torch.from_numpy(
+            unit_complex_normal(generator(SEED, frame.frame_id, Purpose.CHANNEL), models.symbols)
+        )
+        for frame in frames
+    ]
+    z = awgn(encoder(x, told), snr_db, torch.stack(noise).to(models.device), bundle.manifest.power)
+    decoded: Tensor = models.decoder(z, told)
+    return decoded
+
+
+def measure(
+    method: Method, originals: Tensor, decoded: Tensor, frames: Sequence[Frame], snr_db: float
+) -> Point:
+    """Restores every image, one at a time."""
+    started = time.perf_counter()
+    restored = [
+        method.restore(y, snr_db, frame.frame_id).cpu()
+        for y, frame in zip(decoded, frames, strict=True)
+    ]
+    seconds = (time.perf_counter() - started) / len(frames)
+    psnr, lpips = score(originals, torch.stack(restored))
+    return Point(
+        method.name, method.steps, method.peer, seconds, float(psnr.mean()), float(lpips.mean())
+    )
+
+
+def mean_over(points: Sequence[Point]) -> Point:
+    """One method's means over SNRs."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(points)
+
+    return Point(
+        points[0].method,
+        points[0].steps,
+        points[0].peer,
+        mean(point.seconds for point in points),
+        mean(point.psnr_db for point in points),
+        mean(point.lpips for point in points),
+    )
+
+
+def compare(peer: Point, own: Sequence[Point]) -> str:
+    """Our best LPIPS in at most the peer's time, and our least time for at most its LPIPS."""
+    in_time = [point for point in own if point.seconds <= peer.seconds]
+    as_good = [point for point in own if point.lpips <= peer.lpips]
+    texts = []
+    if in_time:
+        best = min(in_time, key=lambda point: point.lpips)
+        ratio = best.lpips / peer.lpips
+        texts.append(f"in at most its time, LPIPS x{ratio:.2f} ({best.method} {best.steps})")
+    else:
+        texts.append("in at most its time: none of ours")
+    if as_good:
+        fastest = min(as_good, key=lambda point: point.seconds)
+        ratio = peer.seconds / fastest.seconds
+        texts.append(f"at most its LPIPS {ratio:.1f}x faster ({fastest.method} {fastest.steps})")
+    else:
+        texts.append("at most its LPIPS: none of ours")
+    return f"against {peer.method} {peer.steps}: " + "; ".join(texts)
+
+
+def show(title: str, points: Sequence[Point]) -> None:
+    """Prints one table."""
+    print(f"\n{title}\n{'method':<14}{'steps':>6}{'s/image':>10}{'PSNR/dB':>9}{'LPIPS':>8}")
+    for point in points:
+        print(
+            f"{point.method:<14}{point.steps:>6}{point.seconds:>10.3f}{point.psnr_db:>9.2f}"
+            f"{point.lpips:>8.4f}"
+        )
+
+
+def methods_from(arguments: argparse.Namespace, models: ReceiverModels) -> list[Method]:
+    """Our operating points as far as the bundle has them, then the peer's."""
+    available = restorers_for(models)
+    chosen = []
+    for point in arguments.ours.split(","):
+        name, steps = point.split(":")
+        if name in available:
+            chosen.append(ours(available[name], int(steps)))
+        else:
+            print(f"left out {point}: the bundle's restorers are {', '.join(available)}")
+    peer_steps = [int(steps) for steps in arguments.peer_steps.split(",")]
+    return chosen + [azula_dps(models, steps, arguments.zeta) for steps in peer_steps]
+
+
+def arguments_from(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; ``--quick`` shows that everything runs, and no more."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="?", default=SAMPLES)
+    parser.add_argument("--bundle", type=Path, default=SAMPLES.parent)
+    parser.add_argument("--limit", type=int, default=4, help="images")
+    parser.add_argument("--snrs", default="-5,1", help="dB, separated by commas")
+    parser.add_argument(
+        "--ours",
+        default="commin-fast:10,commin-fast:25,commin-fast:50,commin-fast:100,commin:50",
+        help="NAME:STEPS, separated by commas",
+    )
+    parser.add_argument("--peer-steps", default="64,1000", help="separated by commas")
+    parser.add_argument("--zeta", type=float, default=1.0, help="the peer's step size")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true", help="1 image, 1 SNR, 10 steps of the peer")
+    arguments = parser.parse_args(command_line)
+    if arguments.quick:
+        arguments.limit, arguments.snrs, arguments.peer_steps = 1, "0", "10"
+        arguments.ours = "commin-fast:10,commin:10"
+    return arguments
+
+
+def main() -> None:
+    """Prints a table for each SNR, one for their mean, and the ratios."""
+    arguments = arguments_from()
+    bundle = Bundle.open(arguments.bundle)
+    models = load_receiver(bundle, pick_device(arguments.device))
+    frames = read_frames(
+        arguments.data, bundle.manifest.jscc.architecture.image_size, arguments.limit
+    )
+    originals = to_images([frame.pixels for frame in frames])
+    methods = methods_from(arguments, models)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, "
+        f"{models.device}; torch {torch.__version__}, azula {version('azula')}, "
+        f"Python {platform.python_version()}; {len(frames)} images of {arguments.data.name}"
+    )
+    collected: list[list[Point]] = [[] for _ in methods]
+    for snr_db in map(float, arguments.snrs.split(",")):
+        decoded = decode(bundle, models, frames, snr_db)
+        psnr, lpips = score(originals, decoded.cpu())
+        min(methods, key=lambda method: method.steps).restore(decoded[0], snr_db, 0)  # warms up
+        for method, points in zip(methods, collected, strict=True):
+            points.append(measure(method, originals, decoded, frames, snr_db))
+        show(
+            f"{snr_db:+g} dB; decoded: PSNR {psnr.mean():.2f} dB, LPIPS {lpips.mean():.4f}",
+            [points[-1] for points in collected],
+        )
+    means = [mean_over(points) for points in collected]
+    show("mean over SNRs", means)
+    print()
+    for peer in (point for point in means if point.peer):
+        print(compare(peer, [point for point in means if not point.peer]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The DDPM step that the gradient of a residual guides, as Algorithm 1 and DPS both have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from receiver.diffusion import Step
+from receiver.prior import Prior
+from receiver.restorers.base import Trajectory
+
+
+def guided_step(
+    batch: Sequence[Trajectory],
+    prior: Prior,
+    bound: Callable[[Tensor], Tensor],
+    residual: Callable[[Tensor], Tensor],
+    zeta: Tensor,
+) -> None:
+    r"""One step of eqs. (10)-(11), less :math:`\zeta \nabla_{x_t} r(x_{0,t})`, in place.
+
+    Arguments:
+        batch: The images.
+        prior: Predicts the noise.
+        bound: Keeps :math:`x_{0,t}`, (B, 3, H, W), within the range of images, or not.
+        residual: r, one number for each image, (B,), of :math:`x_{0,t}`.
+        zeta: Step size of each image, (B,).
+    """
+    x = torch.stack([each.x for each in batch])
+    noise = torch.stack([each.draw() for each in batch])
+    t = [each.time for each in batch]
+    step = Step.between(t, [each.next_time for each in batch], x.device)
+
+    with torch.enable_grad():
+        x.requires_grad_()
+        epsilon = prior(x, torch.tensor(t, device=x.device))
+        x0 = bound(step.predict_x0(x, epsilon))
+        (gradient,) = torch.autograd.grad(residual(x0).sum(), x)
+    x, x0 = x.detach(), x0.detach()
+    x = step.posterior_mean(x, x0) + step.sigma * noise - zeta[:, None, None, None] * gradient
+
+    for each, state, estimate in zip(batch, x, x0, strict=True):
+        each.x, each.x0 = state, estimate
+        each.position += 1
+        if each.done:  # what is returned is x_0, the last state, not the last x_{0,t}
+            each.x0 = state

@@ -1,0 +1,107 @@
+"""The benchmark against azula: its DPS and ours are the same algorithm, told apart by nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from receiver.decoder import Decoder
+from receiver.inn import INN
+from receiver.models import ReceiverModels
+from receiver.prior import Prior
+from receiver.restorers.base import Trajectory, from_unit
+from receiver.restorers.dps import DPS
+from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.bundle import Guidance
+from shared.draws import DiffusionNoise
+from shared.weights import ready
+
+pytest.importorskip("azula", reason="needs the extra 'bench'")
+from azula.guidance import DPSSampler
+
+from benchmarks.peers import DDPMSchedule, Point, PriorDenoiser, compare, mean_over
+
+CPU = torch.device("cpu")
+
+
+def tiny_models() -> ReceiverModels:
+    torch.manual_seed(1)
+    network = UNet2DModel(
+        sample_size=8,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+    )
+    return ReceiverModels(
+        device=CPU,
+        symbols=8,
+        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), CPU),
+        inns={0.0: ready(INN(INNArchitecture(levels=2, lifts=1, width=8)), CPU)},
+        prior=ready(Prior(network, 2), CPU),
+        guidance=Guidance(zeta_by_snr_db={0.0: 1.0}),
+    )
+
+
+def test_azulas_dps_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = tiny_models()
+    assert models.prior
+    assert models.guidance
+    restorer = DPS(models, models.prior, models.guidance)
+    y = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    trajectory = restorer.start(y, 0.0, 1000, DiffusionNoise(0, 0))
+    trajectory.times = list(range(300, 0, -1))
+    start = trajectory.x[None]
+    drawn = record(trajectory, monkeypatch)
+    for _ in range(5):
+        restorer.step([trajectory])
+
+    denoiser = PriorDenoiser(models.prior, DDPMSchedule(CPU)).eval()
+    coarse = models.inn_for(0.0).coarse
+    sampler = DPSSampler(denoiser, coarse(from_unit(y)[None]), coarse, start=0.3, steps=300)
+    monkeypatch.setattr(torch, "randn_like", lambda like: drawn.pop(0)[None])
+    x = start
+    for t, s in sampler.timesteps[:6].unfold(0, 2, 1):
+        x = sampler.step(x, t, s)
+    assert not drawn
+    torch.testing.assert_close(x[0], trajectory.x, rtol=1e-4, atol=1e-4)
+
+
+def record(trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """A list that fills with what the trajectory draws."""
+    drawn: list[torch.Tensor] = []
+    draw = trajectory.draw
+
+    def recorded() -> torch.Tensor:
+        drawn.append(draw())
+        return drawn[-1]
+
+    monkeypatch.setattr(trajectory, "draw", recorded)
+    return drawn
+
+
+def point(steps: int, seconds: float, lpips: float, peer: bool = False) -> Point:
+    return Point("peer" if peer else "ours", steps, peer, seconds, 20.0, lpips)
+
+
+def test_both_ratios_are_taken_from_the_best_of_ours() -> None:
+    peer = point(1000, 10.0, 0.2, peer=True)
+    own = [point(10, 0.5, 0.25), point(25, 1.0, 0.2), point(50, 2.0, 0.1), point(99, 20.0, 0.05)]
+    text = compare(peer, own)
+    assert "LPIPS x0.50 (ours 50)" in text
+    assert "10.0x faster (ours 25)" in text
+
+
+def test_where_ours_is_behind_the_note_says_so() -> None:
+    text = compare(point(64, 0.1, 0.01, peer=True), [point(10, 0.5, 0.25)])
+    assert "in at most its time: none of ours" in text
+    assert "at most its LPIPS: none of ours" in text
+
+
+def test_means_are_over_snrs() -> None:
+    mean = mean_over([point(10, 1.0, 0.1), point(10, 3.0, 0.3)])
+    assert (mean.seconds, mean.lpips, mean.steps) == (2.0, pytest.approx(0.2), 10)
