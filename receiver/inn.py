@@ -142,6 +142,11 @@ class INN(nn.Module):
             y, _ = split(y)
         return y
 
+    def branches(self) -> list[nn.ModuleList]:
+        """The networks in the lifting steps, by level and kind; all else is fixed arithmetic."""
+        levels = (each for each in self.modules() if isinstance(each, _Level))
+        return [lifts for level in levels for lifts in (level.predict, level.update)]
+
     @torch.no_grad()
     def shrink(self, factor: float) -> None:
         """Scales what every lifting step adds; towards 0 the network becomes the plain split."""
