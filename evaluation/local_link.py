@@ -16,6 +16,7 @@ from channel.awgn import awgn
 from evaluation.images import Pixels
 from receiver.engine import Engine, Job, Outcome
 from receiver.models import load_receiver
+from receiver.settings import Precision
 from shared.bundle import Bundle
 from shared.draws import Purpose, generator, unit_complex_normal
 from transmitter.encoder import load_encoder
@@ -56,17 +57,24 @@ class LocalLink:
         bundle: What to load.
         device: Where to compute.
         max_batch: The most frames that restoration works on at once.
+        precision: Of prior and INNs; "auto", a receiver's default, is bf16 where that is faster.
 
     Raises:
         BundleError: If the weights do not fit the bundle's architecture.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, max_batch: int = 16) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device,
+        max_batch: int = 16,
+        precision: Precision = "auto",
+    ) -> None:
         self.bundle = bundle
         self._device = device
         self._max_batch = max_batch
         self._encoder = load_encoder(bundle, device)
-        self.models = load_receiver(bundle, device)
+        self.models = load_receiver(bundle, device, precision)
 
     @property
     def image_size(self) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import grpc
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from receiver.fairness import FairPlaces, Lines
 from receiver.models import ReceiverModels
 from receiver.restorers import restorers_for
 from receiver.restorers.base import Restorer, Trajectory, to_unit
@@ -30,6 +32,8 @@ from shared.errors import FrameError, invalid
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
+
+PROGRESS_SECONDS = 0.1  # between updates without a preview: a message costs three services time
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,14 @@ class _Mailbox:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.ready = asyncio.Event()
         self._lock = threading.Lock()
         self._update: Update | None = None
         self._final: Outcome | FrameError | None = None
 
     def put(self, item: Update | Outcome | FrameError) -> None:
-        """Called by the worker."""
+        """Called by the worker, which wakes the reader later."""
         with self._lock:
             if not isinstance(item, Update):
                 self._final = item
@@ -104,25 +108,38 @@ class _Mailbox:
                 self._update = Update(item.step, item.steps, self._update.preview)
             else:
                 self._update = item
-        try:
-            self._loop.call_soon_threadsafe(self._ready.set)
-        except RuntimeError:  # the reader's loop is closed: nobody is waiting
-            log.debug("a frame's reader is gone")
 
     async def get(self) -> Update | Outcome | FrameError:
         """Waits for the next event."""
         while True:
-            await self._ready.wait()
+            await self.ready.wait()
             with self._lock:
                 item = self._update or self._final
                 self._update = None
                 if self._final is None or item is self._final:
-                    self._ready.clear()
+                    self.ready.clear()
             if item is not None:  # the wake-up of an update that a newer one replaced finds none
                 return item
 
 
-@dataclass
+def wake(mailboxes: Sequence[_Mailbox]) -> None:
+    """Tells readers, from the worker's thread, that there is something; one call for many."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for mailbox in mailboxes:
+        by_loop.setdefault(mailbox.loop, []).append(mailbox.ready)
+    for loop, events in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set_all, events)
+        except RuntimeError:  # the readers' loop is closed: nobody is waiting
+            log.debug("the readers of %d frames are gone", len(events))
+
+
+def _set_all(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
+@dataclass(eq=False)
 class _Task:
     """A job inside the engine."""
 
@@ -135,17 +152,42 @@ class _Task:
     started: float = 0.0
     decode_seconds: float = 0.0
     first_preview: float | None = None
+    reported: float = -math.inf
     decoded: Pixels = field(default_factory=lambda: np.empty(0, np.uint8))
     trajectory: Trajectory | None = None
 
     @property
-    def batch_key(self) -> Hashable:
+    def way(self) -> Trajectory:
+        """The trajectory of a frame in work."""
         assert self.trajectory is not None
-        return self.restorer.name, self.restorer.batch_key(self.trajectory)
+        return self.trajectory
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Equal for frames that may share a batch; all have the bundle's image size."""
+        return self.restorer.name, self.restorer.batch_key(self.way)
+
+    @property
+    def shows(self) -> bool:
+        """Whether the step just taken gives an image to show: a preview or the result."""
+        every = self.job.preview_every
+        return self.way.done or (every > 0 and self.way.position % every == 0)
+
+
+class _Lane:
+    """Where frames of one kind wait; ``places`` bounds those in work with those that wait."""
+
+    def __init__(self, places: int) -> None:
+        self.places = FairPlaces(places)
+        self.waiting: Lines[_Task] = Lines()
 
 
 class Engine:
     """Step-level batching of any iterative restorer.
+
+    Sessions share the batch evenly: a newcomer of a session that holds two places fewer than
+    another's takes the place of that one's newest frame, which pauses where it is. Frames that
+    only have to be decoded need no place in it.
 
     Arguments:
         models: What to compute with.
@@ -166,9 +208,10 @@ class Engine:
         self.restorers = restorers_for(models)
         self.max_batch = max_batch
         self._on_step = on_step
-        self._places = asyncio.Semaphore(max_batch + queue_limit)
-        self._waiting: OrderedDict[str, deque[_Task]] = OrderedDict()
+        self._restoring = _Lane(max_batch + queue_limit)
+        self._decoding = _Lane(max_batch + queue_limit)
         self._active: list[_Task] = []
+        self._posted: list[_Mailbox] = []
         self._changed = threading.Condition()
         self._closing = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -176,9 +219,9 @@ class Engine:
 
     @property
     def queue_depth(self) -> int:
-        """Frames waiting for work."""
+        """Frames waiting for work, paused ones included."""
         with self._changed:
-            return sum(map(len, self._waiting.values()))
+            return len(self._restoring.waiting) + len(self._decoding.waiting)
 
     @property
     def in_flight(self) -> int:
@@ -196,9 +239,11 @@ class Engine:
         """
         restorer, steps = self._check(job)
         arrived = time.monotonic()
-        async with self._places:
+        lane = self._restoring if steps else self._decoding
+        await _take_place(lane, job)
+        try:
             task = _Task(job, restorer, steps, _Mailbox(), arrived)
-            self._enqueue(task)
+            self._enqueue(lane, task)
             try:
                 while True:
                     event = await task.mailbox.get()
@@ -209,6 +254,10 @@ class Engine:
                         return
             finally:
                 task.cancelled = True
+                with self._changed:
+                    lane.waiting.remove(job.session, task)
+        finally:
+            lane.places.leave(job.session)
 
     async def close(self) -> None:
         """Finishes all frames, then stops the worker."""
@@ -237,61 +286,182 @@ class Engine:
             )
         return restorer, steps if restorer.max_steps else 0
 
-    def _enqueue(self, task: _Task) -> None:
+    def _enqueue(self, lane: _Lane, task: _Task) -> None:
         with self._changed:
             if self._closing:
                 raise FrameError(grpc.StatusCode.UNAVAILABLE, None, "the receiver is stopping")
-            self._waiting.setdefault(task.job.session, deque()).append(task)
+            lane.waiting.put(task.job.session, task)
             self._changed.notify()
 
     # Everything below runs on the worker thread.
 
     def _work(self) -> None:
-        while True:
-            newcomers = self._admit()
-            if newcomers:
-                self._guarded(self._decode, newcomers)
-                self._active += [task for task in newcomers if task.trajectory is not None]
-            self._drop_ended()
-            if self._active:
-                self._step_all()
-            elif self._closing and not self.queue_depth:
-                return
+        while self._wait_for_work():
+            try:
+                self._take_turn()
+            except Exception:  # a fault of ours; frames yet to come shall not suffer
+                log.exception("the engine failed")
+                for task in self._active:
+                    self._fail(task, "the engine failed")
+                self._wake_readers()
 
-    def _admit(self) -> list[_Task]:
-        """Takes waiting frames while there is room, a session at a time; blocks when idle."""
+    def _wait_for_work(self) -> bool:
+        """Blocks when idle; false when there is and will be no more work."""
         with self._changed:
-            while not (self._active or self._waiting or self._closing):
+            while not (self._active or self._restoring.waiting or self._decoding.waiting):
+                if self._closing:
+                    return False
                 self._changed.wait()
-            taken: list[_Task] = []
-            while self._waiting and len(self._active) + len(taken) < self.max_batch:
-                session, tasks = self._waiting.popitem(last=False)
-                task = tasks.popleft()
-                if tasks:  # to the end of the line
-                    self._waiting[session] = tasks
-                if not self._ended(task):
-                    taken.append(task)
-        return taken
+        return True
 
-    def _ended(self, task: _Task) -> bool:
-        """Whether the frame needs no further work; tells its reader if the deadline passed."""
-        deadline = task.job.deadline
-        if not task.cancelled and deadline is not None and time.monotonic() > deadline:
-            task.mailbox.put(
-                FrameError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    "options.link.timeout_seconds",
-                    "the deadline passed before restoration was done",
-                )
-            )
-            return True
-        return task.cancelled
+    def _take_turn(self) -> None:
+        """Lets newcomers in, then takes every frame in work a step further."""
+        with self._changed:
+            self._drop_ended()
+            self._share_places()
+            self._active += self._take_decoding()
+        if newcomers := [task for task in self._active if task.trajectory is None]:
+            self._decode(newcomers)
+        self._wake_readers()
+        groups: dict[Hashable, list[_Task]] = {}
+        for task in self._active:
+            if not task.cancelled:
+                groups.setdefault(task.batch_key, []).append(task)
+        for tasks in groups.values():
+            self._step(tasks)
+            self._wake_readers()
+        self._active = [task for task in self._active if not task.cancelled]
 
     def _drop_ended(self) -> None:
-        self._active = [task for task in self._active if not self._ended(task)]
+        """Takes out what was cancelled or is too late, in work or waiting."""
+        now = time.monotonic()
+        self._active = [task for task in self._active if not self._ended(task, now)]
+        for lane in (self._restoring, self._decoding):
+            for session, task in lane.waiting:
+                if self._ended(task, now):
+                    lane.waiting.remove(session, task)
 
-    def _guarded(self, work: Any, tasks: Sequence[_Task]) -> None:
+    def _ended(self, task: _Task, now: float) -> bool:
+        """Whether the frame needs no further work; tells its reader if the deadline passed."""
+        deadline = task.job.deadline
+        if not task.cancelled and deadline is not None and now > deadline:
+            self._end(task, too_late())
+        return task.cancelled
+
+    def _take_decoding(self) -> list[_Task]:
+        """Frames that need no steps, up to a batch."""
+        waiting, taken = self._decoding.waiting, Counter[str]()
+        tasks: list[_Task] = []
+        while len(tasks) < self.max_batch:
+            session = waiting.next_session(taken)
+            if session is None:
+                break
+            tasks.append(waiting.take(session))
+            taken[session] += 1
+        return tasks
+
+    def _share_places(self) -> None:
+        """Gives free places, and those that a session has in excess, to frames that wait."""
+        waiting = self._restoring.waiting
+        held = Counter(task.job.session for task in self._active)
+        while (session := waiting.next_session(held)) is not None:
+            if len(self._active) == self.max_batch:
+                richest, places = held.most_common(1)[0]
+                if places < held[session] + 2:
+                    return
+                self._pause_newest(richest)
+                held[richest] -= 1
+            self._active.append(waiting.take(session))
+            held[session] += 1
+
+    def _pause_newest(self, session: str) -> None:
+        """The session's newest frame in work waits, first in its line."""
+        newest = max(
+            (task for task in self._active if task.job.session == session),
+            key=lambda task: task.arrived,
+        )
+        self._active.remove(newest)
+        self._restoring.waiting.put_back(session, newest)
+        if newest.trajectory is not None:
+            newest.trajectory.detach_from_batch()
+
+    def _decode(self, tasks: Sequence[_Task]) -> None:
+        started = time.monotonic()
+        rows = dict[_Task, tuple[Tensor, Pixels]]()
+        self._guarded(lambda batch: rows.update(self._decoded(batch)), tasks)
+        finished = time.monotonic()
+        for task, (_, pixels) in rows.items():
+            task.started, task.decode_seconds = started, finished - started
+            task.decoded = pixels
+            if not task.steps:
+                self._finish(task, pixels)
+        starting = [task for task in rows if task.steps]
+        self._guarded(lambda batch: self._start(batch, rows), starting)
+
+    @torch.inference_mode()
+    def _decoded(self, tasks: Sequence[_Task]) -> dict[_Task, tuple[Tensor, Pixels]]:
+        """Decoder outputs, each as a tensor and as pixels."""
+        device = self.models.device
+        z = torch.from_numpy(np.stack([task.job.symbols for task in tasks])).to(device)
+        snr_db = torch.tensor([task.job.told_snr_db for task in tasks], device=device)
+        images = self.models.decoder(z, snr_db)
+        return dict(zip(tasks, zip(images, to_pixels(images), strict=True), strict=True))
+
+    @torch.inference_mode()
+    def _start(self, tasks: Sequence[_Task], rows: Mapping[_Task, tuple[Tensor, Pixels]]) -> None:
+        for task in tasks:
+            noise = DiffusionNoise(task.job.seed, task.job.frame_id)
+            image, snr_db = rows[task][0], task.job.told_snr_db
+            task.trajectory = task.restorer.start(image, snr_db, task.steps, noise)
+
+    def _step(self, tasks: Sequence[_Task]) -> None:
+        """One step of a batch, and what its readers are told of it."""
+        self._guarded(self._advance, tasks)
+        going = [task for task in tasks if not task.cancelled]
+        shown = [task for task in going if task.shows]
+        images = to_pixels(to_unit(stacked(shown, "x0"))) if shown else ()
+        pictures = dict(zip(shown, images, strict=True))
+        for task in going:
+            if task.way.done:
+                self._finish(task, pictures[task])
+            else:
+                self._report(task, pictures.get(task))
+
+    def _advance(self, tasks: Sequence[_Task]) -> None:
+        started = time.monotonic()
+        tasks[0].restorer.step([task.way for task in tasks])
+        # The one wait for the device in a step; it keeps the worker from running ahead of it, so
+        # that cancellations and deadlines count within a step.
+        finite = stacked(tasks, "x").flatten(1).sum(1).isfinite().tolist()
+        self._on_step(len(tasks), time.monotonic() - started)
+        for task, fine in zip(tasks, finite, strict=True):
+            if not fine:
+                self._fail(task, f"restoration diverged at step {task.way.position}")
+
+    def _report(self, task: _Task, preview: Pixels | None) -> None:
+        now = time.monotonic()
+        if preview is not None and task.first_preview is None:
+            task.first_preview = now - task.arrived
+        if preview is not None or now - task.reported >= PROGRESS_SECONDS:
+            task.reported = now
+            self._post(task, Update(task.way.position, task.way.steps, preview))
+
+    def _finish(self, task: _Task, restored: Pixels) -> None:
+        outcome = Outcome(
+            decoded=task.decoded,
+            restored=restored,
+            steps=task.steps,
+            queue_seconds=task.started - task.arrived,
+            decode_seconds=task.decode_seconds,
+            restore_seconds=time.monotonic() - task.started - task.decode_seconds,
+            first_preview_seconds=task.first_preview,
+        )
+        self._end(task, outcome)
+
+    def _guarded(self, work: Callable[[Sequence[_Task]], None], tasks: Sequence[_Task]) -> None:
         """Runs ``work`` on the batch; if that fails, on each frame alone, so one fails alone."""
+        if not tasks:
+            return
         try:
             work(tasks)
         except Exception as error:
@@ -303,75 +473,43 @@ class Engine:
             self._fail(tasks[0], f"{type(error).__name__}: {error}")
 
     def _fail(self, task: _Task, reason: str) -> None:
-        task.mailbox.put(FrameError(grpc.StatusCode.INTERNAL, None, reason))
+        self._end(task, FrameError(grpc.StatusCode.INTERNAL, None, reason))
+
+    def _end(self, task: _Task, last: Outcome | FrameError) -> None:
+        self._post(task, last)
         task.cancelled = True
 
-    @torch.inference_mode()
-    def _decode(self, tasks: Sequence[_Task]) -> None:
-        started = time.monotonic()
-        device = self.models.device
-        z = torch.from_numpy(np.stack([task.job.symbols for task in tasks])).to(device)
-        snr_db = torch.tensor([task.job.told_snr_db for task in tasks], device=device)
-        images = self.models.decoder(z, snr_db)
-        pixels = to_pixels(images)
-        finished = time.monotonic()
-        for task, image, decoded in zip(tasks, images, pixels, strict=True):
-            task.started = started
-            task.decode_seconds = finished - started
-            task.decoded = decoded
-            noise = DiffusionNoise(task.job.seed, task.job.frame_id)
-            task.trajectory = task.restorer.start(image, task.job.told_snr_db, task.steps, noise)
-            if task.trajectory.done:
-                self._finish(task)
+    def _post(self, task: _Task, item: Update | Outcome | FrameError) -> None:
+        task.mailbox.put(item)
+        self._posted.append(task.mailbox)
 
-    def _step_all(self) -> None:
-        """One step for every frame in work, in as few batches as are compatible."""
-        groups: dict[Hashable, list[_Task]] = {}
-        for task in self._active:
-            if not task.cancelled:
-                groups.setdefault(task.batch_key, []).append(task)
-        for tasks in groups.values():
-            self._guarded(self._step, tasks)
+    def _wake_readers(self) -> None:
+        wake(self._posted)
+        self._posted = []
 
-    def _step(self, tasks: Sequence[_Task]) -> None:
-        trajectories = [task.trajectory for task in tasks if task.trajectory is not None]
-        started = time.monotonic()
-        tasks[0].restorer.step(trajectories)
-        self._on_step(len(tasks), time.monotonic() - started)
-        for task, trajectory in zip(tasks, trajectories, strict=True):
-            if not torch.isfinite(trajectory.x).all():
-                self._fail(task, f"restoration diverged at step {trajectory.position}")
-            elif trajectory.done:
-                self._finish(task)
-            else:
-                self._report(task, trajectory)
 
-    def _report(self, task: _Task, trajectory: Trajectory) -> None:
-        every = task.job.preview_every
-        preview = None
-        if every and trajectory.position % every == 0:
-            preview = to_pixels(to_unit(trajectory.x0)[None])[0]
-            if task.first_preview is None:
-                task.first_preview = time.monotonic() - task.arrived
-        task.mailbox.put(Update(trajectory.position, trajectory.steps, preview))
+async def _take_place(lane: _Lane, job: Job) -> None:
+    """Waits for a place, at most until the frame's deadline."""
+    left = None if job.deadline is None else job.deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(left):
+            await lane.places.take(job.session)
+    except TimeoutError:
+        raise too_late() from None
 
-    def _finish(self, task: _Task) -> None:
-        assert task.trajectory is not None
-        restored = task.decoded
-        if task.steps:
-            restored = to_pixels(to_unit(task.trajectory.x0)[None])[0]
-        task.mailbox.put(
-            Outcome(
-                decoded=task.decoded,
-                restored=restored,
-                steps=task.steps,
-                queue_seconds=task.started - task.arrived,
-                decode_seconds=task.decode_seconds,
-                restore_seconds=time.monotonic() - task.started - task.decode_seconds,
-                first_preview_seconds=task.first_preview,
-            )
-        )
-        task.cancelled = True
+
+def too_late() -> FrameError:
+    """The frame's time is up."""
+    return FrameError(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "options.link.timeout_seconds",
+        "the deadline passed before restoration was done",
+    )
+
+
+def stacked(tasks: Sequence[_Task], name: Literal["x", "x0"]) -> Tensor:
+    """One of the images of each trajectory, (B, 3, H, W)."""
+    return torch.stack([getattr(task.way, name) for task in tasks])
 
 
 def to_pixels(images: Tensor) -> Pixels:

@@ -18,7 +18,7 @@ from shared.nn.residual import conv3x3
 
 
 def _haar(blocks: Tensor) -> Tensor:
-    """Sum and horizontal, vertical and diagonal difference of the 4 pixels (a b / c d) of each block.
+    """Sum and horizontal, vertical, diagonal difference of the pixels (a b / c d) of each block.
 
     (B, C, 4, H, W) to the same shape; its own inverse up to a factor of 4. Written as sums so that
     autocast leaves it in single precision: what is split must come together again.
@@ -147,6 +147,11 @@ class INN(nn.Module):
     def coarse(self, y: Tensor) -> Tensor:
         """A decoded image brought to c's size by the plain split: (B, 3, H/2^L, W/2^L)."""
         return coarse_part(y, len(self.levels))
+
+    def branches(self) -> list[nn.ModuleList]:
+        """The networks in the lifting steps, by level and kind; all else is fixed arithmetic."""
+        levels = (each for each in self.modules() if isinstance(each, _Level))
+        return [lifts for level in levels for lifts in (level.predict, level.update)]
 
     def _plane(self, snr_db: Tensor) -> Tensor | None:
         return snr_db[:, None, None, None] / SNR_SCALE_DB if self.conditioned else None

@@ -8,7 +8,9 @@ import torch
 
 from receiver.decoder import Decoder
 from receiver.inn import INN
+from receiver.precision import compile_network, compute_in, pick_dtype
 from receiver.prior import Prior, load_prior
+from receiver.settings import Precision
 from shared.bundle import Bundle, Guidance
 from shared.weights import load_weights
 
@@ -18,7 +20,8 @@ class ReceiverModels:
     """Networks in evaluation mode on one device.
 
     ``inns`` are keyed by the SNR in dB that each imitates; the key of a conditioned one is None.
-    A bundle without INN, prior or guidance serves restorers that need none.
+    A bundle without INN, prior or guidance serves restorers that need none. ``dtype`` is what
+    INNs and prior compute in where no gradient is wanted; all of them take and give float32.
     """
 
     device: torch.device
@@ -27,6 +30,7 @@ class ReceiverModels:
     inns: dict[float | None, INN]
     prior: Prior | None
     guidance: Guidance | None
+    dtype: torch.dtype = torch.float32
 
     def inn_for(self, snr_db: float) -> INN:
         """The conditioned INN if there is one, else the one whose SNR is nearest."""
@@ -36,24 +40,43 @@ class ReceiverModels:
         return self.inns[nearest]
 
 
-def load_receiver(bundle: Bundle, device: torch.device) -> ReceiverModels:
+def load_receiver(
+    bundle: Bundle,
+    device: torch.device,
+    precision: Precision = "fp32",
+    compile_prior: bool = False,
+) -> ReceiverModels:
     """Loads a bundle's receiving side.
+
+    Arguments:
+        bundle: What to load.
+        device: Where to compute.
+        precision: Of prior and INNs.
+        compile_prior: Run the prior through ``torch.compile``: its first runs take minutes.
 
     Raises:
         BundleError: If a file does not fit the architecture that the manifest states.
     """
     manifest, folder = bundle.manifest, bundle.folder
     jscc = manifest.jscc
+    inns = {
+        part.snr_db: load_weights(INN(part.architecture), folder / part.file, device)
+        for part in manifest.inns
+    }
+    prior, dtype = _load_prior(bundle, device) if manifest.prior else None, torch.float32
+    if prior:
+        dtype = pick_dtype(precision, prior, jscc.architecture.image_size)
+        compute_in(dtype, prior, inns.values())
+        if compile_prior:
+            compile_network(prior)
     return ReceiverModels(
         device=device,
         symbols=jscc.architecture.symbols,
         decoder=load_weights(Decoder(jscc.architecture), folder / jscc.decoder, device),
-        inns={
-            part.snr_db: load_weights(INN(part.architecture), folder / part.file, device)
-            for part in manifest.inns
-        },
-        prior=_load_prior(bundle, device) if manifest.prior else None,
+        inns=inns,
+        prior=prior,
         guidance=manifest.guidance,
+        dtype=dtype,
     )
 
 

@@ -61,7 +61,9 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             torch.set_num_threads(settings.threads)
         self._device = pick_device(settings.device)
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
-        models = await asyncio.to_thread(load_receiver, self._bundle, self._device)
+        models = await asyncio.to_thread(
+            load_receiver, self._bundle, self._device, settings.precision, settings.compile
+        )
         self._engine = Engine(
             models,
             max_batch=settings.max_batch,

@@ -52,5 +52,11 @@ class DiffusionNoise:
 
     def draw(self, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Draws of N(0, 1) for one step, in the given shape."""
+        values = np.empty(shape, np.float32)
+        self.draw_into(values, step)
+        return values
+
+    def draw_into(self, values: NDArray[np.float32], step: int) -> None:
+        """Fills a contiguous array with the draws of one step."""
         draws = generator(self.seed, self.frame_id, Purpose.DIFFUSION, step)
-        return draws.standard_normal(shape, np.float32)
+        draws.standard_normal(out=values, dtype=np.float32)

@@ -1,4 +1,4 @@
-r"""What keeps an INN's inverse usable inside a sampler: a loss on the estimates that diffusion makes.
+r"""What keeps an INN's inverse usable inside a sampler: a loss on the estimates diffusion makes.
 
 Eq. (9) sees photographs only. A sampler hands the INN :math:`x_{0,t}`, which are blurred, noisy or
 wrong, and an inverse that was never asked about them leaves the images altogether.

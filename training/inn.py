@@ -27,8 +27,8 @@ class Imitation(nn.Module):
 
     The first term alone, the paper's, constrains the forward pass only; the inverse then may
     amplify whatever c differs from y by. The second asks the inverse about photographs, the third
-    (:mod:`training.guided`) about the estimates that it meets in a sampler. All terms are means over
-    elements, for images in [-1, 1]; y is brought to c's size by the plain split.
+    (:mod:`training.guided`) about the estimates that it meets in a sampler. All terms are means
+    over elements, for images in [-1, 1]; y is brought to c's size by the plain split.
 
     Arguments:
         training: Architecture, SNRs and weights.

@@ -58,10 +58,26 @@ class Trajectory:
         """N(0, I) for the next step, in the shape of ``x`` and on its device."""
         return draw_like(self.x, self.noise, self.position + 1)
 
+    def detach_from_batch(self) -> None:
+        """Copies the images, which are rows of a batch's, so that they do not keep it alive."""
+        self.x, self.x0, self.guide = self.x.clone(), self.x0.clone(), self.guide.clone()
+
 
 def draw_like(x: Tensor, noise: DiffusionNoise, step: int = 0) -> Tensor:
     """A frame's noise of one step as a tensor like ``x``; step 0 is for the start."""
     return torch.from_numpy(noise.draw(step, tuple(x.shape))).to(x.device)
+
+
+def draw_batch(batch: Sequence[Trajectory]) -> Tensor:
+    """What :meth:`Trajectory.draw` gives for each of the batch, (B, 3, H, W), in one transfer.
+
+    Called after a network is launched, it draws on the host while a GPU computes.
+    """
+    x = batch[0].x
+    rows = torch.empty((len(batch), *x.shape), pin_memory=x.is_cuda)
+    for row, each in zip(rows.numpy(), batch, strict=True):
+        each.noise.draw_into(row, each.position + 1)
+    return rows.to(x.device, non_blocking=True)
 
 
 class Restorer(Protocol):
@@ -79,7 +95,10 @@ class Restorer(Protocol):
         """Trajectories with equal keys may share a batch."""
 
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """Takes every trajectory of the batch one step further, in place."""
+        """Takes every trajectory of the batch one step further, in place.
+
+        If it raises, no trajectory has changed: each may be stepped again on its own.
+        """
 
 
 def to_unit(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
 from receiver.decoder import Decoder
-from receiver.engine import Engine, Job, Outcome, Update, _Mailbox
+from receiver.engine import Engine, Job, Outcome, Update, _Mailbox, wake
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
@@ -253,8 +253,9 @@ async def test_a_wake_up_for_an_update_that_was_replaced_finds_none() -> None:
     mailbox = _Mailbox()
     reading = asyncio.create_task(mailbox.get())
     await asyncio.sleep(0)
-    mailbox._ready.set()
+    mailbox.ready.set()
     await asyncio.sleep(0.01)
     assert not reading.done()
     mailbox.put(Update(1, 2, None))
+    wake([mailbox])
     assert await reading == Update(1, 2, None)

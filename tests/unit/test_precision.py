@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from pydantic import ValidationError
+
+import receiver.precision
+from receiver.decoder import Decoder
+from receiver.diffusion import Step
+from receiver.engine import Engine, Job, Outcome
+from receiver.inn import INN
+from receiver.models import ReceiverModels
+from receiver.precision import Lowered, compute_in, pick_dtype
+from receiver.prior import Prior
+from receiver.restorers.base import Trajectory, draw_batch
+from receiver.restorers.commin import CommIN
+from receiver.settings import ReceiverSettings
+from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.bundle import Guidance
+from shared.draws import Purpose, generator, unit_complex_normal
+from shared.weights import ready
+
+CPU = torch.device("cpu")
+
+
+def make_prior() -> Prior:
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=16,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+    return ready(Prior(network, 2), CPU)
+
+
+@pytest.fixture(scope="module")
+def single() -> ReceiverModels:
+    inn = INN(INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True))
+    for parameter in inn.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    jscc = JSCCArchitecture(image_size=32, channels=(8, 8), symbols=64, attention_units=1)
+    return ReceiverModels(
+        device=CPU,
+        symbols=64,
+        decoder=ready(Decoder(jscc), CPU),
+        inns={None: ready(inn, CPU)},
+        prior=make_prior(),
+        guidance=Guidance(zeta_by_snr_db={0.0: 0.1}),
+    )
+
+
+@pytest.fixture(scope="module")
+def half(single: ReceiverModels) -> ReceiverModels:
+    """The same networks, computed in bfloat16."""
+    assert single.prior
+    prior, inns = copy.deepcopy(single.prior), copy.deepcopy(single.inns)
+    compute_in(torch.bfloat16, prior, [*inns.values()])
+    return replace(single, prior=prior, inns=inns, dtype=torch.bfloat16)
+
+
+class Guided(CommIN):
+    """Steps without a gradient: the estimate is replaced by its guided one."""
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[Trajectory]) -> None:
+        x, coarse = (
+            torch.stack([getattr(each, name) for each in batch]) for name in ("x", "guide")
+        )
+        t = [each.time for each in batch]
+        step = Step.between(t, [each.next_time for each in batch], x.device)
+        snr_db = x.new_tensor([each.snr_db for each in batch])
+        estimate = step.predict_x0(x, self.prior(x, torch.tensor(t))).clamp(-1, 1)
+        inn = self.models.inn_for(0.0)
+        _, detail = inn(estimate, snr_db)
+        x0 = (estimate + inn.inverse(coarse, detail, snr_db)) / 2
+        x = step.posterior_mean(x, x0) + step.sigma * draw_batch(batch)
+        for each, state, image in zip(batch, x, x0, strict=True):
+            each.x, each.x0 = state, image
+            each.position += 1
+
+
+def restored(models: ReceiverModels, frames: int, max_batch: int) -> np.ndarray:
+    async def run() -> list[np.ndarray]:
+        engine = Engine(models, max_batch=max_batch)
+        assert models.prior
+        assert models.guidance
+        engine.restorers["commin"] = Guided(models, models.prior, models.guidance)
+
+        async def one(frame_id: int) -> np.ndarray:
+            z = unit_complex_normal(generator(1, frame_id, Purpose.CHANNEL), 64)
+            job = Job(frame_id, 3, z, 0.0, "commin", steps=8)
+            last = [event async for event in engine.run(job)][-1]
+            assert isinstance(last, Outcome)
+            return last.restored
+
+        images = await asyncio.gather(*map(one, range(frames)))
+        await engine.close()
+        return images
+
+    return np.stack(asyncio.run(run())).astype(int)
+
+
+@torch.inference_mode()
+def test_networks_take_and_give_float32_whatever_they_compute_in(
+    single: ReceiverModels, half: ReceiverModels
+) -> None:
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    t, snr_db = torch.tensor([1, 1000]), torch.zeros(2)
+    assert single.prior
+    assert half.prior
+    a, b = single.prior(x, t), half.prior(x, t)
+    assert b.dtype is torch.float32
+    assert 0 < (a - b).abs().max() < 0.05 * a.abs().max(), "rounded, and no more than that"
+    inn = half.inn_for(0.0)
+    c, details = inn(x, snr_db)
+    assert {c.dtype, *(d.dtype for d in details)} == {torch.float32}
+    # Lifting sums are in float32, so that the inverse undoes the very same rounded branches.
+    assert (inn.inverse(c, details, snr_db) - x).abs().max() < 1e-2
+
+
+def test_where_a_gradient_is_wanted_it_is_that_of_float32(
+    single: ReceiverModels, half: ReceiverModels
+) -> None:
+    gradients = []
+    for models in (single, half):
+        assert models.prior
+        x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        x.requires_grad_()
+        epsilon = models.prior(x, torch.tensor([1, 1000]))
+        snr_db = torch.zeros(2)
+        c, details = models.inn_for(0.0)(epsilon, snr_db)
+        image = models.inn_for(0.0).inverse(c.detach(), details, snr_db)
+        gradients += torch.autograd.grad(image.square().sum(), x)
+    assert torch.equal(*gradients)
+
+
+def test_a_restored_image_is_within_a_few_grey_levels_of_float32(
+    single: ReceiverModels, half: ReceiverModels
+) -> None:
+    difference = np.abs(restored(single, 4, 4) - restored(half, 4, 4))
+    assert difference.max() <= 6
+    assert difference.mean() < 1
+
+
+def test_batch_mates_change_at_most_one_grey_level_in_bfloat16(half: ReceiverModels) -> None:
+    assert np.abs(restored(half, 5, 1) - restored(half, 5, 5)).max() <= 1
+
+
+def test_small_networks_are_not_worth_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(receiver.precision, "_race")
+    assert pick_dtype("auto", make_prior(), 32) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [((2.0, 1.0), torch.bfloat16), ((1.2, 1.0), torch.float32)]
+)
+def test_bfloat16_has_to_be_worth_it_and_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], chosen: torch.dtype
+) -> None:
+    races = []
+
+    def race(single: Prior, half: Prior, image_size: int) -> tuple[float, float]:
+        races.append((type(single.network), type(half.network), image_size))
+        return seconds
+
+    monkeypatch.setattr(receiver.precision, "_race", race)
+    monkeypatch.setattr(receiver.precision, "_measured", {})
+    monkeypatch.setattr(receiver.precision, "SMALL_NETWORK", 0)
+    prior = make_prior()
+    assert {pick_dtype("auto", prior, 32) for _ in range(3)} == {chosen}
+    assert races == [(UNet2DModel, Lowered, 32)]
+    assert type(prior.network) is UNet2DModel, "the measurement leaves the prior as it was"
+
+
+def test_the_race_runs_both() -> None:
+    single, half = make_prior(), make_prior()
+    compute_in(torch.bfloat16, half, ())
+    assert all(0 < seconds < 60 for seconds in receiver.precision._race(single, half, 32))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_set_precision_is_taken_as_it_is(name: str, dtype: torch.dtype) -> None:
+    assert pick_dtype(name, make_prior(), 32) is dtype  # type: ignore[arg-type]
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(ValidationError, match="precision"):
+        ReceiverSettings(bundle="x", precision="fp8")  # type: ignore[arg-type]
