@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.alexnet import AlexNetFeatures, shared_lpips
+from evaluation.alexnet import AlexNetFeatures
+from shared.perceptual import shared_lpips
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest first
 SSIM_WINDOW = 11

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation import metrics
-from evaluation.alexnet import TRUNK, AlexNetFeatures, load_lpips
+from evaluation.alexnet import AlexNetFeatures
 from shared.bundle import BundleError
+from shared.perceptual import TRUNK, load_lpips
 
 SAMPLES = Path(__file__).parents[2] / "models" / "faces64" / "samples"
 
