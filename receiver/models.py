@@ -9,6 +9,7 @@ import torch
 from receiver.decoder import Decoder
 from receiver.inn import INN
 from receiver.prior import Prior, load_prior
+from receiver.stylegan2 import StyleGAN2, load_generator
 from shared.bundle import Bundle, Guidance
 from shared.weights import load_weights
 
@@ -18,7 +19,7 @@ class ReceiverModels:
     """Networks in evaluation mode on one device.
 
     ``inns`` are keyed by the SNR in dB that each imitates; the key of a conditioned one is None.
-    A bundle without INN, prior or guidance serves restorers that need none.
+    A bundle without INN, prior, guidance or generator serves restorers that need none.
     """
 
     device: torch.device
@@ -27,6 +28,7 @@ class ReceiverModels:
     inns: dict[float | None, INN]
     prior: Prior | None
     guidance: Guidance | None
+    generator: StyleGAN2 | None = None
 
     def inn_for(self, snr_db: float) -> INN:
         """The conditioned INN if there is one, else the one whose SNR is nearest."""
@@ -54,6 +56,7 @@ def load_receiver(bundle: Bundle, device: torch.device) -> ReceiverModels:
         },
         prior=_load_prior(bundle, device) if manifest.prior else None,
         guidance=manifest.guidance,
+        generator=_load_generator(bundle, device) if manifest.generator else None,
     )
 
 
@@ -62,3 +65,9 @@ def _load_prior(bundle: Bundle, device: torch.device) -> Prior:
     assert part is not None
     inside = bundle.folder / part.source
     return load_prior(inside if inside.is_dir() else part.source, part.patch_size, device)
+
+
+def _load_generator(bundle: Bundle, device: torch.device) -> StyleGAN2:
+    part = bundle.manifest.generator
+    assert part is not None
+    return load_generator(part.architecture, bundle.folder / part.file, device)
