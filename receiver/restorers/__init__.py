@@ -7,14 +7,20 @@ from receiver.restorers.base import Restorer
 from receiver.restorers.commin import CommIN
 from receiver.restorers.inverse_jscc import InverseJSCC
 from receiver.restorers.none import NoRestorer
-from shared.perceptual import has_lpips
+from shared.perceptual import SMALLEST, has_lpips
 
 
 def restorers_for(models: ReceiverModels) -> dict[str, Restorer]:
     """The restorers that have all the parts they need, the one to run by default last."""
     found: list[Restorer] = [NoRestorer()]
-    if models.generator and models.inns and has_lpips():
-        found.append(InverseJSCC(models, models.generator))
+    generator = models.generator
+    if (
+        generator
+        and models.inns
+        and generator.architecture.image_size >= SMALLEST
+        and has_lpips()
+    ):
+        found.append(InverseJSCC(models, generator))
     if models.prior and models.inns and models.guidance:
         found.append(CommIN(models, models.prior, models.guidance))
     return {restorer.name: restorer for restorer in found}
