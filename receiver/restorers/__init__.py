@@ -14,12 +14,7 @@ def restorers_for(models: ReceiverModels) -> dict[str, Restorer]:
     """The restorers that have all the parts they need, the one to run by default last."""
     found: list[Restorer] = [NoRestorer()]
     generator = models.generator
-    if (
-        generator
-        and models.inns
-        and generator.architecture.image_size >= SMALLEST
-        and has_lpips()
-    ):
+    if generator and models.inns and generator.architecture.image_size >= SMALLEST and has_lpips():
         found.append(InverseJSCC(models, generator))
     if models.prior and models.inns and models.guidance:
         found.append(CommIN(models, models.prior, models.guidance))

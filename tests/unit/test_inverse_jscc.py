@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,9 +31,7 @@ DEVICE = torch.device("cpu")
 @pytest.fixture(scope="module")
 def models() -> ReceiverModels:
     torch.manual_seed(0)
-    network = StyleGAN2(
-        StyleGAN2Architecture(latent=8, mapping_layers=2, channels=(12, 10, 8, 8))
-    )
+    network = StyleGAN2(StyleGAN2Architecture(latent=8, mapping_layers=2, channels=(12, 10, 8, 8)))
     with torch.no_grad():
         for block in network.blocks:
             block.conv.strength.fill_(0.05)  # type: ignore[union-attr, operator]
@@ -98,12 +97,12 @@ def test_it_lowers_its_loss_and_recovers_what_the_generator_made(restorer: Inver
     losses = torch.tensor([each.losses for each in runs]).mean(0)
     thirds = [float(part.mean()) for part in losses.chunk(6)]
     assert thirds == sorted(thirds, reverse=True), "the loss falls on average"
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.03 * losses[0]
     for i, each in enumerate(runs):
         truth = from_unit(made_by_the_generator(restorer, i))
         start = restorer.images([_at_the_start(restorer, i)])[0].detach()
         error, first = ((image - truth).square().mean() for image in (each.x0, start))
-        assert error < 0.15 * first
+        assert error < 0.06 * first
 
 
 def _at_the_start(restorer: InverseJSCC, frame_id: int) -> Optimisation:
@@ -213,3 +212,8 @@ def test_it_is_offered_only_where_all_its_parts_are(
     assert list(restorers_for(models)) == ["none", "inverse-jscc"]
     monkeypatch.setattr(restorers, "has_lpips", lambda: False)
     assert list(restorers_for(models)) == ["none"]
+    monkeypatch.undo()
+    for missing in ({"generator": None}, {"inns": {}}):
+        assert list(restorers_for(replace(models, **missing))) == ["none"]  # type: ignore[arg-type]
+    small = StyleGAN2(StyleGAN2Architecture(latent=8, channels=(8, 8)))
+    assert list(restorers_for(replace(models, generator=small))) == ["none"], "LPIPS needs pixels"
