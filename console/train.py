@@ -123,6 +123,32 @@ def prior(
             add_prior(_folder(bundle, settings), settings, trained)
 
 
+@app.command()
+def stylegan2(
+    config: Config,
+    data: Data,
+    validation: Validation,
+    runs: Runs = Path("runs"),
+    bundle: BundleFolder = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps in all; at most those done: no training, only into the bundle"
+        ),
+    ] = None,
+) -> None:
+    """Train the StyleGAN-2 generator, the prior of inverse-jscc."""
+    settings = _read(config)
+
+    from training.assemble import add_generator
+    from training.stylegan2 import train_stylegan2
+
+    with reported(OSError, RuntimeError, ValueError):
+        generator, scores = train_stylegan2(settings, data, validation, runs, steps)
+        if _is_main_process():
+            add_generator(_folder(bundle, settings), settings, generator, scores)
+
+
 def _read(path: Path) -> TrainingConfig:
     """Reads a configuration.
 

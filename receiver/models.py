@@ -11,6 +11,7 @@ from receiver.inn import INN
 from receiver.precision import compile_network, compute_in, pick_dtype
 from receiver.prior import Prior, load_prior
 from receiver.settings import Precision
+from receiver.stylegan2 import StyleGAN2, load_generator
 from shared.bundle import Bundle, Guidance
 from shared.weights import load_weights
 
@@ -20,8 +21,8 @@ class ReceiverModels:
     """Networks in evaluation mode on one device.
 
     ``inns`` are keyed by the SNR in dB that each imitates; the key of a conditioned one is None.
-    A bundle without INN, prior or guidance serves restorers that need none. ``dtype`` is what
-    INNs and prior compute in where no gradient is wanted; all of them take and give float32.
+    A bundle without INN, prior, guidance or generator serves restorers that need none. ``dtype`` is
+    what INNs and prior compute in where no gradient is wanted; all of them take and give float32.
     """
 
     device: torch.device
@@ -31,6 +32,7 @@ class ReceiverModels:
     prior: Prior | None
     guidance: Guidance | None
     dtype: torch.dtype = torch.float32
+    generator: StyleGAN2 | None = None
 
     def inn_for(self, snr_db: float) -> INN:
         """The conditioned INN if there is one, else the one whose SNR is nearest."""
@@ -77,6 +79,7 @@ def load_receiver(
         prior=prior,
         guidance=manifest.guidance,
         dtype=dtype,
+        generator=_load_generator(bundle, device) if manifest.generator else None,
     )
 
 
@@ -85,3 +88,9 @@ def _load_prior(bundle: Bundle, device: torch.device) -> Prior:
     assert part is not None
     inside = bundle.folder / part.source
     return load_prior(inside if inside.is_dir() else part.source, part.patch_size, device)
+
+
+def _load_generator(bundle: Bundle, device: torch.device) -> StyleGAN2:
+    part = bundle.manifest.generator
+    assert part is not None
+    return load_generator(part.architecture, bundle.folder / part.file, device)

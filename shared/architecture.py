@@ -91,3 +91,23 @@ class INNArchitecture(Frozen):
         description="Pixel-unshuffle factor around PNet and UNet: wider sight at the same cost",
     )
     snr_conditioned: bool = Field(default=False, description="One network for all SNRs")
+
+
+class StyleGAN2Architecture(Frozen):
+    """Sizes of the StyleGAN-2 generator. Its blocks are at 4x4 pixels, 8x8 and so on."""
+
+    latent: PositiveInt = Field(default=128, description="Width of z and w")
+    mapping_layers: PositiveInt = Field(default=4, description="Layers from z to w")
+    channels: tuple[PositiveInt, ...] = Field(
+        min_length=1, description="Width of each block, from 4x4 pixels up to the image"
+    )
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Height and width of each block's features, rising."""
+        return tuple(4 * 2**block for block in range(len(self.channels)))
+
+    @property
+    def image_size(self) -> int:
+        """H = W of the images, pixels."""
+        return self.grids[-1]

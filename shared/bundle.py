@@ -13,7 +13,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from shared.architecture import Frozen, INNArchitecture, JSCCArchitecture
+from shared.architecture import (
+    Frozen,
+    INNArchitecture,
+    JSCCArchitecture,
+    StyleGAN2Architecture,
+)
 
 MANIFEST = "bundle.json"
 
@@ -51,6 +56,13 @@ class PriorPart(Frozen):
     patch_size: PositiveInt = Field(default=1, description="Pixel-unshuffle factor around it")
 
 
+class GeneratorPart(Frozen):
+    """The StyleGAN-2 generator, the prior of InverseJSCC."""
+
+    architecture: StyleGAN2Architecture
+    file: str = "generator.safetensors"
+
+
 class Guidance(Frozen):
     """How strongly Algorithm 1, and DPS for comparison, follow the observation."""
 
@@ -77,6 +89,7 @@ class Manifest(Frozen):
     jscc: JSCCPart
     inns: tuple[INNPart, ...] = ()
     prior: PriorPart | None = None
+    generator: GeneratorPart | None = None
     guidance: Guidance | None = None
     training: dict[str, Any] = Field(default={}, description="How each part was trained")
     scores: dict[str, Any] = Field(default={}, description="What it scored, by which command")
@@ -85,8 +98,17 @@ class Manifest(Frozen):
     @model_validator(mode="after")
     def _every_file_is_vouched_for(self) -> Manifest:
         needed = {self.jscc.encoder, self.jscc.decoder, *(inn.file for inn in self.inns)}
+        if self.generator:
+            needed.add(self.generator.file)
         if missing := needed - self.files.keys():
             raise ValueError(f"no sha256 in 'files' for {', '.join(sorted(missing))}")
+        return self
+
+    @model_validator(mode="after")
+    def _images_have_one_size(self) -> Manifest:
+        size = self.jscc.architecture.image_size
+        if self.generator and (other := self.generator.architecture.image_size) != size:
+            raise ValueError(f"the generator's images have {other} pixels, the link's {size}")
         return self
 
 

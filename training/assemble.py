@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 from receiver.inn import INN
 from receiver.models import load_receiver
 from receiver.prior import Prior, load_prior
+from receiver.stylegan2 import StyleGAN2
 from shared.bundle import MANIFEST, Bundle, BundleError, write_manifest
 from shared.weights import save_weights
 from training.config import TrainingConfig
@@ -37,7 +38,8 @@ def add_jscc(folder: Path, config: TrainingConfig, jscc: JSCC) -> Bundle:
         "training": {"jscc": config.jscc.model_dump(mode="json")},
     }
     old = _fields(folder) if (folder / MANIFEST).exists() else {}
-    return write_manifest(folder, manifest | {"prior": old.get("prior")})
+    kept = {part: old.get(part) for part in ("prior", "generator")}
+    return write_manifest(folder, manifest | kept)
 
 
 def add_inns(
@@ -96,6 +98,26 @@ def add_pretrained_prior(folder: Path, config: TrainingConfig) -> Bundle:
     part = {"source": config.prior.pretrained, "patch_size": config.prior.patch_size}
     fields["training"]["prior"] = config.prior.model_dump(mode="json")
     return write_manifest(folder, fields | {"prior": part})
+
+
+def add_generator(
+    folder: Path, config: TrainingConfig, generator: StyleGAN2, scores: dict[str, Any]
+) -> Bundle:
+    """Adds the StyleGAN-2 generator of InverseJSCC.
+
+    Arguments:
+        folder: The bundle.
+        config: How the generator was trained.
+        generator: The network.
+        scores: What the manifest shall say of it.
+    """
+    assert config.stylegan2 is not None
+    save_weights(generator, folder / "generator.safetensors")
+    fields = _fields(folder)
+    fields["generator"] = {"architecture": generator.architecture.model_dump()}
+    fields["training"]["stylegan2"] = config.stylegan2.model_dump(mode="json")
+    fields["scores"]["stylegan2"] = scores
+    return write_manifest(folder, fields)
 
 
 def load_link(

@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from shared.architecture import Frozen, INNArchitecture, JSCCArchitecture
+from shared.architecture import (
+    Frozen,
+    INNArchitecture,
+    JSCCArchitecture,
+    StyleGAN2Architecture,
+)
 from shared.bundle import Guidance
 
 
-class LoopSettings(Frozen):
-    """Settings of :func:`training.loop.train`."""
+class RunSettings(Frozen):
+    """What every training loop has."""
 
     steps: PositiveInt
     batch: PositiveInt = Field(default=32, description="Images per step and process")
     learning_rate: PositiveFloat = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warmup: NonNegativeInt = Field(default=200, description="Steps of linear warm-up")
-    decay: float = Field(default=0.6, ge=0, le=1, description="Last part of the run that decays")
-    clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm")
     ema: float = Field(default=0.998, ge=0, lt=1)
     bf16: bool = Field(default=False, description="bf16 autocast; only where it is faster")
     workers: NonNegativeInt = Field(default=0, description="Decoding processes")
@@ -30,6 +31,32 @@ class LoopSettings(Frozen):
     log_every: PositiveInt = 20
     validate_every: PositiveInt = 1000
     checkpoint_minutes: PositiveFloat = 4.0
+
+
+class LoopSettings(RunSettings):
+    """Settings of :func:`training.loop.train`."""
+
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: NonNegativeInt = Field(default=200, description="Steps of linear warm-up")
+    decay: float = Field(default=0.6, ge=0, le=1, description="Last part of the run that decays")
+    clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm")
+
+
+class AdversarialSettings(RunSettings):
+    """Settings of :func:`training.adversarial.train`."""
+
+    betas: tuple[float, float] = (0.0, 0.99)
+    learning_rate: PositiveFloat = 2.5e-3
+    r1_weight: float = Field(default=1.0, ge=0, description="gamma of the R1 penalty")
+    r1_every: PositiveInt = Field(default=16, description="Steps between R1 penalties")
+    path_weight: float = Field(default=2.0, ge=0, description="Weight of path-length regularity")
+    path_every: PositiveInt = Field(default=8, description="Steps between path-length penalties")
+    path_shrink: PositiveInt = Field(default=2, description="Divides the batch of that penalty")
+    mixing: float = Field(default=0.9, ge=0, le=1, description="Images made with two styles")
+    ada_target: float = Field(default=0.6, description="Mean of sign(D(real)) to hold")
+    ada_images: PositiveInt = Field(
+        default=500_000, description="So many images take the augmentation from 0 to 1 at most"
+    )
 
 
 class JSCCTraining(Frozen):
@@ -87,6 +114,28 @@ class PriorTraining(Frozen):
     loop: LoopSettings
 
 
+class StyleGAN2Training(Frozen):
+    """How the generator of InverseJSCC is trained."""
+
+    architecture: StyleGAN2Architecture
+    discriminator: tuple[PositiveInt, ...] = Field(
+        min_length=1, description="Widths of the discriminator, from 4x4 pixels up to the image"
+    )
+    samples: PositiveInt = Field(
+        default=2000, ge=2, description="Images that the Fréchet distance is taken over"
+    )
+    loop: AdversarialSettings
+
+    @model_validator(mode="after")
+    def _same_size(self) -> StyleGAN2Training:
+        if len(self.discriminator) != len(self.architecture.channels):
+            raise ValueError(
+                f"discriminator has {len(self.discriminator)} widths, "
+                f"the generator's channels {len(self.architecture.channels)}"
+            )
+        return self
+
+
 class TrainingConfig(Frozen):
     """A bundle's name and the training of each of its parts."""
 
@@ -95,6 +144,16 @@ class TrainingConfig(Frozen):
     jscc: JSCCTraining
     inn: INNTraining
     prior: PriorTraining
+    stylegan2: StyleGAN2Training | None = Field(
+        default=None, description="None where there is no InverseJSCC to compare with"
+    )
+
+    @model_validator(mode="after")
+    def _images_have_one_size(self) -> TrainingConfig:
+        size = self.jscc.architecture.image_size
+        if self.stylegan2 and (other := self.stylegan2.architecture.image_size) != size:
+            raise ValueError(f"stylegan2 makes images of {other} pixels, jscc takes {size}")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:

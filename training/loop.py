@@ -22,9 +22,10 @@ from rich.progress import (
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from training.config import LoopSettings
+from training.config import LoopSettings, RunSettings
 from training.data import Images, StepSampler, training_batches
 
 
@@ -138,19 +139,10 @@ def train(
     checkpoints = Checkpoints(folder, accelerator)
     start = checkpoints.restore()
 
-    sampler = StepSampler(
-        len(images),
-        settings.batch,
-        start,
-        settings.steps,
-        settings.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
     saved = time.monotonic()
-    with _progress(disable=not accelerator.is_main_process) as progress:
+    with progress_bar(disable=not accelerator.is_main_process) as progress:
         bar = progress.add_task("training", total=settings.steps, completed=start, loss="")
-        for step, batch in enumerate(training_batches(images, sampler, settings.workers), start):
+        for step, batch in enumerate(batches(images, settings, start, accelerator), start):
             generator = step_generator(settings.seed, step, accelerator.process_index)
             x = augment(batch.float().div(255), generator).to(accelerator.device)
             terms = model(x.contiguous(memory_format=torch.channels_last), generator)
@@ -163,11 +155,9 @@ def train(
 
             done = step + 1
             if done % settings.log_every == 0 and accelerator.is_main_process:
-                scalars = {name: float(term.detach()) for name, term in terms.items()}
-                for name, value in (scalars | {"gradient norm": float(norm)}).items():
-                    writer.add_scalar(f"train/{name}", value, done)
+                log_terms(writer, terms | {"gradient norm": norm}, done)
                 writer.add_scalar("train/learning rate", scheduler.get_last_lr()[0], done)
-                progress.update(bar, completed=done, loss=f"loss {scalars['loss']:.5f}")
+                progress.update(bar, completed=done, loss=f"loss {float(terms['loss']):.5f}")
             if accelerator.is_main_process and (
                 done % settings.validate_every == 0 or done == settings.steps
             ):
@@ -186,13 +176,36 @@ def train(
     return result
 
 
+def batches(
+    images: Images, settings: RunSettings, start: int, accelerator: Accelerator
+) -> DataLoader[Tensor]:
+    """This process's batches of the steps from ``start`` on, uint8 with shape (B, 3, H, W)."""
+    sampler = StepSampler(
+        len(images),
+        settings.batch,
+        start,
+        settings.steps,
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return training_batches(images, sampler, settings.workers)
+
+
+def log_terms(writer: SummaryWriter, terms: dict[str, Tensor], step: int) -> None:
+    """Writes scalars of a training step."""
+    for name, term in terms.items():
+        writer.add_scalar(f"train/{name}", float(term.detach()), step)
+
+
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Mirrors each image of the batch (B, 3, H, W) left to right with probability one half."""
     mirrored = torch.rand(len(x), generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
-def _progress(disable: bool) -> Progress:
+def progress_bar(disable: bool) -> Progress:
+    """A bar whose tasks have a field ``loss``, a text."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from receiver.diffusion import Step
 from receiver.prior import Prior
-from receiver.restorers.base import Trajectory
+from receiver.restorers.base import Trajectory, draw_batch
 
 
 def guided_step(
@@ -29,7 +29,7 @@ def guided_step(
         zeta: Step size of each image, (B,).
     """
     x = torch.stack([each.x for each in batch])
-    noise = torch.stack([each.draw() for each in batch])
+    noise = draw_batch(batch)
     t = [each.time for each in batch]
     step = Step.between(t, [each.next_time for each in batch], x.device)
 

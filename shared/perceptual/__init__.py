@@ -19,6 +19,7 @@ from shared.bundle import BundleError, sha256
 
 TRUNK = Path(__file__).parent / "alexnet-features.safetensors"
 TRUNK_SHA256 = "09a72eeb4d1827a69c74df1ca658d1a525298f3f5196cec9ea60675e1af127be"
+SMALLEST = 31  # height and width that an image needs, pixels
 
 
 def has_lpips() -> bool:

@@ -1,4 +1,4 @@
-"""A bundle trained from nothing by the three commands, then scored: the whole way, in miniature."""
+"""A bundle trained from nothing by the commands, then scored: the whole way, in miniature."""
 
 from __future__ import annotations
 
@@ -35,11 +35,16 @@ prior:
     up_block_types: [UpBlock2D, UpBlock2D]
     norm_num_groups: 4
   loop: *loop
+stylegan2:
+  architecture: {latent: 8, mapping_layers: 2, channels: [8, 8, 8, 4]}
+  discriminator: [8, 8, 8, 4]
+  samples: 4
+  loop: {steps: 2, batch: 2, validate_every: 2}
 """
 
 
 @pytest.mark.slow
-def test_three_commands_make_a_bundle(
+def test_the_commands_make_a_bundle(
     commin: Run, bundle: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,10 +68,17 @@ def test_three_commands_make_a_bundle(
     assert part is not None
     assert part.source == str(bundle / "prior")
 
+    assert commin("train", "stylegan2", *common).returncode == 0
+    assert commin("train", "stylegan2", *common, "--steps", 1).returncode == 0
+    manifest = Bundle.open("models/mini").manifest
+    assert manifest.generator is not None
+    assert manifest.scores["stylegan2"]["images_seen"] == 4, "--steps 1 trained no further"
+
     options = ("--bundle", "models/mini", "--snrs", "0", "--steps", 2, "--json", "rows.json")
-    assert commin("evaluate", faces, *options).returncode == 0
+    restorers = ("--restorers", "none,inverse-jscc,commin")
+    assert commin("evaluate", faces, *options, *restorers).returncode == 0
     rows = json.loads(Path("rows.json").read_text())
-    assert [row["restorer"] for row in rows] == ["none", "commin"]
+    assert [row["restorer"] for row in rows] == ["none", "inverse-jscc", "commin"]
 
 
 def test_an_inn_needs_its_link(commin: Run, faces: Path, tmp_path: Path) -> None:
@@ -76,3 +88,31 @@ def test_an_inn_needs_its_link(commin: Run, faces: Path, tmp_path: Path) -> None
     done = commin("train", "inn", *common, "--bundle", tmp_path / "nowhere")
     assert done.returncode == 1
     assert f"commin: bundle {tmp_path / 'nowhere'}: no readable bundle.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stylegan2:", "gan:", "gan: Extra inputs are not permitted"),
+        ("channels: [8, 8, 8, 4]", "channels: [8, 8, 4]", "discriminator has 4 widths"),
+        ("[8, 8, 8, 4]", "[8, 8, 8]", "stylegan2 makes images of 16 pixels, jscc takes 32"),
+    ],
+)
+def test_wrong_sizes_of_the_gan_are_named(
+    commin: Run, faces: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    config = tmp_path / "mini.yaml"
+    config.write_text(CONFIG.replace(old, new))
+    common = ("--config", config, "--data", faces, "--validation", faces)
+    done = commin("train", "stylegan2", *common, "--bundle", tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_configuration_may_have_no_gan(commin: Run, faces: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mini.yaml"
+    config.write_text(CONFIG[: CONFIG.index("stylegan2:")])
+    common = ("--config", config, "--data", faces, "--validation", faces)
+    done = commin("train", "stylegan2", *common)
+    assert done.returncode == 1
+    assert "commin: the configuration has no section stylegan2" in done.stderr

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from receiver.models import load_receiver
-from shared.architecture import JSCCArchitecture
+from receiver.stylegan2 import StyleGAN2
+from shared.architecture import JSCCArchitecture, StyleGAN2Architecture
 from shared.bundle import Bundle, BundleError, Guidance, write_manifest
 from shared.weights import save_weights
 from transmitter.encoder import Encoder, load_encoder
@@ -55,6 +56,40 @@ def test_a_bundle_without_a_prior_serves_what_it_can(folder: Path) -> None:
     models = load_receiver(Bundle.open(folder), CPU)
     assert models.prior is None
     assert not models.inns
+
+
+def add_generator(folder: Path, sizes: StyleGAN2Architecture) -> StyleGAN2:
+    torch.manual_seed(0)
+    generator = StyleGAN2(sizes)
+    save_weights(generator, folder / "generator.safetensors")
+    fields = json.loads((folder / "bundle.json").read_text())
+    write_manifest(folder, fields | {"generator": {"architecture": sizes.model_dump()}})
+    return generator
+
+
+def test_a_generator_survives_the_round_trip(folder: Path) -> None:
+    sizes = StyleGAN2Architecture(latent=4, channels=(4, 4, 4))
+    original = add_generator(folder, sizes)
+    found = load_receiver(Bundle.open(folder), CPU).generator
+    assert found is not None
+    assert found.architecture == sizes
+    w = torch.randn(2, 3, 4)
+    noise = [torch.zeros(2, *shape) for shape in found.noise_shapes]
+    torch.testing.assert_close(found(w, noise), original(w, noise), atol=2e-2, rtol=1e-2)
+
+
+def test_a_generator_is_vouched_for_and_of_the_links_size(folder: Path) -> None:
+    add_generator(folder, StyleGAN2Architecture(latent=4, channels=(4, 4, 4)))
+    fields = json.loads((folder / "bundle.json").read_text())
+    files = dict(fields["files"])
+    del files["generator.safetensors"]
+    edit(folder, files=files)
+    with pytest.raises(BundleError, match=r"no sha256 in 'files' for generator\.safetensors"):
+        Bundle.open(folder)
+    small = {"latent": 4, "mapping_layers": 4, "channels": [4, 4]}
+    edit(folder, files=fields["files"], generator={"architecture": small})
+    with pytest.raises(BundleError, match="generator's images have 8 pixels, the link's 16"):
+        Bundle.open(folder)
 
 
 def test_one_changed_byte_is_noticed(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,22 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(faces: Path, run: Path, weights: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, SCRIPT, faces, run, weights], stdout=subprocess.PIPE)
+Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 
 
-def run_to_the_end(faces: Path, run: Path, weights: Path) -> dict[str, torch.Tensor]:
-    process = start(faces, run, weights)
+@pytest.fixture(params=["one", "two"])
+def start(request: pytest.FixtureRequest, faces: Path) -> Start:
+    """Starts a run with one network to train, or with two that take turns."""
+
+    def started(run: Path, weights: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, SCRIPT, faces, run, weights, request.param]
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    return started
+
+
+def run_to_the_end(start: Start, run: Path, weights: Path) -> dict[str, torch.Tensor]:
+    process = start(run, weights)
     process.communicate()
     assert process.returncode == 0
     return load_file(weights)
@@ -52,8 +63,8 @@ def steps_done(run: Path) -> int:
     return 0
 
 
-def kill_at(step: int, faces: Path, run: Path, weights: Path) -> None:
-    process = start(faces, run, weights)
+def kill_at(step: int, start: Start, run: Path, weights: Path) -> None:
+    process = start(run, weights)
     while steps_done(run) < step:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.001)
@@ -63,15 +74,15 @@ def kill_at(step: int, faces: Path, run: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
-    faces: Path, tmp_path: Path
+    start: Start, tmp_path: Path
 ) -> None:
-    whole = run_to_the_end(faces, tmp_path / "whole", tmp_path / "whole.safetensors")
+    whole = run_to_the_end(start, tmp_path / "whole", tmp_path / "whole.safetensors")
 
     killed, weights = tmp_path / "killed", tmp_path / "killed.safetensors"
     for step in (3, 11, 24):
-        kill_at(step, faces, killed, weights)
+        kill_at(step, start, killed, weights)
         assert step <= steps_done(killed) < STEPS
-    resumed = run_to_the_end(faces, killed, weights)
+    resumed = run_to_the_end(start, killed, weights)
 
     assert resumed.keys() == whole.keys()
     for name, tensor in whole.items():
