@@ -85,7 +85,9 @@ class Step:
         from_x0 = self.alpha_bar_next.sqrt() * self.beta / noise
         return from_x * x + from_x0 * x0
 
-    def ddim(self, x: Tensor, x0: Tensor, noise: Tensor | None = None, eta: float = 0.0) -> Tensor:
+    def ddim(
+        self, x: Tensor, x0: Tensor, noise: Tensor | None = None, eta: float | Tensor = 0.0
+    ) -> Tensor:
         r"""The state at s of a DDIM step from ``x`` at t with the estimate ``x0``.
 
         .. math:: \sqrt{\bar\alpha_s}\, x_{0,t} + \sqrt{1 - \bar\alpha_s - \eta^2 \sigma_t^2}\,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,7 +13,7 @@ from receiver.precision import compile_network, compute_in, pick_dtype
 from receiver.prior import Prior, load_prior
 from receiver.settings import Precision
 from receiver.stylegan2 import StyleGAN2, load_generator
-from shared.bundle import Bundle, Guidance
+from shared.bundle import Bundle, FastSampling, Guidance, nearest
 from shared.weights import load_weights
 
 
@@ -33,13 +34,13 @@ class ReceiverModels:
     guidance: Guidance | None
     dtype: torch.dtype = torch.float32
     generator: StyleGAN2 | None = None
+    fast: Mapping[str, FastSampling] = field(default_factory=dict)
 
     def inn_for(self, snr_db: float) -> INN:
         """The conditioned INN if there is one, else the one whose SNR is nearest."""
         if None in self.inns:
             return self.inns[None]
-        nearest = min((snr for snr in self.inns if snr is not None), key=lambda s: abs(s - snr_db))
-        return self.inns[nearest]
+        return nearest({snr: inn for snr, inn in self.inns.items() if snr is not None}, snr_db)
 
 
 def load_receiver(
@@ -78,6 +79,7 @@ def load_receiver(
         inns=inns,
         prior=prior,
         guidance=manifest.guidance,
+        fast=manifest.fast,
         dtype=dtype,
         generator=_load_generator(bundle, device) if manifest.generator else None,
     )

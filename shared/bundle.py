@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -21,6 +22,8 @@ from shared.architecture import (
 )
 
 MANIFEST = "bundle.json"
+
+Setting = TypeVar("Setting")
 
 
 class BundleError(RuntimeError):
@@ -63,6 +66,11 @@ class GeneratorPart(Frozen):
     file: str = "generator.safetensors"
 
 
+def nearest(by_snr_db: Mapping[float, Setting], snr_db: float) -> Setting:
+    """The setting of the listed SNR that is nearest to ``snr_db``."""
+    return by_snr_db[min(by_snr_db, key=lambda listed: abs(listed - snr_db))]
+
+
 class Guidance(Frozen):
     """How strongly Algorithm 1, and DPS for comparison, follow the observation."""
 
@@ -75,8 +83,35 @@ class Guidance(Frozen):
 
     def zeta(self, snr_db: float) -> float:
         """Step size at the listed SNR nearest to ``snr_db``."""
-        nearest = min(self.zeta_by_snr_db, key=lambda listed: abs(listed - snr_db))
-        return self.zeta_by_snr_db[nearest]
+        return nearest(self.zeta_by_snr_db, snr_db)
+
+
+class OperatingPoint(Frozen):
+    """How the fast sampler runs at one SNR; see ``receiver.restorers.commin_fast``."""
+
+    start: int = Field(default=400, ge=1, le=1000, description="Time t that y is noised to")
+    blend: float = Field(
+        default=1.0, gt=0, le=1, description="lambda, of the INN's estimate against the prior's"
+    )
+    eta: float = Field(default=0.0, ge=0, le=1, description="Fresh noise of each step; 0: none")
+
+
+class FastSampling(Frozen):
+    """A preset of the fast sampler."""
+
+    steps: PositiveInt = 20
+    by_snr_db: dict[float, OperatingPoint] = Field(default={0.0: OperatingPoint()}, min_length=1)
+
+    @model_validator(mode="after")
+    def _every_step_has_a_time(self) -> FastSampling:
+        earliest = min(point.start for point in self.by_snr_db.values())
+        if self.steps > earliest:
+            raise ValueError(f"{self.steps} steps from time {earliest}, there is one for each time")
+        return self
+
+    def at(self, snr_db: float) -> OperatingPoint:
+        """The operating point of the listed SNR nearest to ``snr_db``."""
+        return nearest(self.by_snr_db, snr_db)
 
 
 class Manifest(Frozen):
@@ -91,6 +126,10 @@ class Manifest(Frozen):
     prior: PriorPart | None = None
     generator: GeneratorPart | None = None
     guidance: Guidance | None = None
+    fast: dict[str, FastSampling] = Field(
+        default={"commin-fast": FastSampling()},
+        description="Presets of the fast sampler; the last is a receiver's default",
+    )
     training: dict[str, Any] = Field(default={}, description="How each part was trained")
     scores: dict[str, Any] = Field(default={}, description="What it scored, by which command")
     files: dict[str, str] = Field(default={}, description="sha256 of each file, hexadecimal")

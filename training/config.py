@@ -75,10 +75,7 @@ class GuidedLoss(Frozen):
         default=0.0, ge=0, description="w_p, of LPIPS (alex) against the squared error"
     )
     start: PositiveInt = Field(
-        default=400, ge=20, le=880, description="Time t that the fast sampler starts at"
-    )
-    follow: float = Field(
-        default=0.5, ge=0, le=1, description="Part of a batch that follows the fast sampler"
+        default=500, le=1000, description="Latest time t that a decoded image is noised to"
     )
 
 

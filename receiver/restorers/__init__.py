@@ -5,6 +5,7 @@ from __future__ import annotations
 from receiver.models import ReceiverModels
 from receiver.restorers.base import Restorer
 from receiver.restorers.commin import CommIN
+from receiver.restorers.commin_fast import CommINFast
 from receiver.restorers.dps import DPS
 from receiver.restorers.inverse_jscc import InverseJSCC
 from receiver.restorers.none import NoRestorer
@@ -20,4 +21,6 @@ def restorers_for(models: ReceiverModels) -> dict[str, Restorer]:
     if models.prior and models.inns and models.guidance:
         found.append(DPS(models, models.prior, models.guidance))
         found.append(CommIN(models, models.prior, models.guidance))
+        for name, sampling in models.fast.items():
+            found.append(CommINFast(models, models.prior, name, sampling))
     return {restorer.name: restorer for restorer in found}
