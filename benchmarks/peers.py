@@ -9,7 +9,7 @@ are restored one at a time, since azula takes one residual norm over a whole bat
 
 The peer runs at its own default (64 steps) and at those of the paper it implements (1000), with
 the step size that both have as default, zeta = 1. Needs `pip install -e '.[bench]'`. A full run
-takes about five minutes on two CPU cores, nearly all of it the peer's 1000 steps.
+takes five to ten minutes on two idle CPU cores, nearly all of it the peer's 1000 steps.
 """
 
 from __future__ import annotations
