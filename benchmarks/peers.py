@@ -72,7 +72,7 @@ class Point:
     lpips: float
 
 
-class DDPMSchedule(Schedule):
+class DDPMSchedule(Schedule):  # type: ignore[misc]  # azula ships no types
     """The prior's own schedule for azula, whose times run from 0 to 1."""
 
     def __init__(self, device: torch.device) -> None:
@@ -84,7 +84,7 @@ class DDPMSchedule(Schedule):
         return kept.sqrt(), (1 - kept).sqrt()
 
 
-class PriorDenoiser(Denoiser):
+class PriorDenoiser(Denoiser):  # type: ignore[misc]
     """The prior as azula's denoiser; the mean is clamped, as in azula's own DDPM models."""
 
     def __init__(self, prior: Prior, schedule: DDPMSchedule) -> None:
