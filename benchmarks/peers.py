@@ -9,7 +9,7 @@ are restored one at a time, since azula takes one residual norm over a whole bat
 
 The peer runs at its own default (64 steps) and at those of the paper it implements (1000), with
 the step size that both have as default, zeta = 1. Needs `pip install -e '.[bench]'`. A full run
-takes about five minutes on two CPU cores, nearly all of it the peer's 1000 steps.
+takes five to ten minutes on two idle CPU cores, nearly all of it the peer's 1000 steps.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Point:
     lpips: float
 
 
-class DDPMSchedule(Schedule):
+class DDPMSchedule(Schedule):  # type: ignore[misc]  # azula ships no types
     """The prior's own schedule for azula, whose times run from 0 to 1."""
 
     def __init__(self, device: torch.device) -> None:
@@ -84,7 +84,7 @@ class DDPMSchedule(Schedule):
         return kept.sqrt(), (1 - kept).sqrt()
 
 
-class PriorDenoiser(Denoiser):
+class PriorDenoiser(Denoiser):  # type: ignore[misc]
     """The prior as azula's denoiser; the mean is clamped, as in azula's own DDPM models."""
 
     def __init__(self, prior: Prior, schedule: DDPMSchedule) -> None:

@@ -130,6 +130,7 @@ def train_inns(
             }
 
         name = "inn-conditioned" if snr_db is None else f"inn{snr_db:+g}dB"
+        torch.manual_seed(training.loop.seed)  # of the weights
         objective = Imitation(training, jscc, snr_db, prior)
         trained = train(objective, images, training.loop, runs / config.name / name, validate)
         assert isinstance(trained, Imitation)

@@ -81,6 +81,7 @@ def train_jscc(config: TrainingConfig, data: Path, validation: Path, runs: Path)
         return {f"PSNR at {snr:g} dB": psnr_db(held_out, y) for snr, y in decoded.items()}
 
     images = Images(ImageSource(data), size)
+    torch.manual_seed(config.jscc.loop.seed)  # of the weights
     jscc = JSCC(config)
     if jscc.encoder.linear and jscc.decoder.linear:
         start_linear(jscc.encoder.linear, jscc.decoder.linear, load_all(data, size, LINEAR_IMAGES))

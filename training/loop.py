@@ -157,7 +157,9 @@ def train(
             if done % settings.log_every == 0 and accelerator.is_main_process:
                 log_terms(writer, terms | {"gradient norm": norm}, done)
                 writer.add_scalar("train/learning rate", scheduler.get_last_lr()[0], done)
-                progress.update(bar, completed=done, loss=f"loss {float(terms['loss']):.5f}")
+                progress.update(
+                    bar, completed=done, loss=f"loss {float(terms['loss'].detach()):.5f}"
+                )
             if accelerator.is_main_process and (
                 done % settings.validate_every == 0 or done == settings.steps
             ):

@@ -100,6 +100,7 @@ def train_prior(
         writer.add_image("samples", make_grid(sample(module.prior, 16, size), 8), step)
         return {"noise error": validation_loss(module, held_out)}
 
+    torch.manual_seed(training.loop.seed)  # of the weights
     network = UNet2DModel.from_pretrained(start) if start else UNet2DModel(**training.network)
     objective = Denoising(Prior(network, training.patch_size), training.min_snr_gamma)
     images = Images(ImageSource(data), size)

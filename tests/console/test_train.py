@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared.bundle import Bundle
 
@@ -79,6 +86,66 @@ def test_the_commands_make_a_bundle(
     assert commin("evaluate", faces, *options, *restorers).returncode == 0
     rows = json.loads(Path("rows.json").read_text())
     assert [row["restorer"] for row in rows] == ["none", "inverse-jscc", "commin"]
+
+
+@pytest.mark.slow
+def test_training_that_was_killed_goes_on_with_the_loss_where_it_was(
+    commin_process: Run, faces: Path, tmp_path: Path
+) -> None:
+    steps = 40
+    often = f"{{steps: {steps}, batch: 2, log_every: 1, checkpoint_minutes: 1.0e-9}}"
+    config = tmp_path / "mini.yaml"
+    config.write_text(CONFIG.replace("{steps: 2, batch: 2, validate_every: 2, warmup: 1}", often))
+
+    def command(name: str) -> tuple[object, ...]:
+        folders = ("--runs", tmp_path / name, "--bundle", tmp_path / f"{name}-bundle")
+        common = ("--config", config, "--data", faces, "--validation", faces)
+        return ("train", "jscc", *common, *folders)
+
+    assert commin_process(*command("whole")).returncode == 0
+    arguments = [sys.executable, "-m", "console", *map(str, command("killed"))]
+    process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while checkpointed(tmp_path / "killed") < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed_from = checkpointed(tmp_path / "killed")
+    assert 5 <= resumed_from < steps
+    assert not (tmp_path / "killed-bundle").exists()
+    assert commin_process(*command("killed")).returncode == 0
+
+    whole, killed = (losses(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.keys() == set(range(1, steps + 1))
+    assert set(range(resumed_from + 1, steps + 1)) <= killed.keys()
+    for step, values in killed.items():  # a step that was lost is done again, to the same loss
+        assert values == whole[step]
+    for name in ("encoder", "decoder"):
+        one, other = (tmp_path / f"{run}-bundle" / name for run in ("whole", "killed"))
+        file = ".safetensors"
+        assert one.with_suffix(file).read_bytes() == other.with_suffix(file).read_bytes()
+
+
+def checkpointed(runs: Path) -> int:
+    """Steps behind the newest checkpoint, which is swapped under the reader's feet."""
+    for folder in ("checkpoint", "checkpoint.old"):
+        try:
+            progress = (runs / "mini" / "jscc" / folder / "progress.json").read_text()
+        except FileNotFoundError:
+            continue
+        return int(json.loads(progress)["step"])
+    return 0
+
+
+def losses(runs: Path) -> dict[int, set[float]]:
+    """What was logged as the loss of each step, by whichever process."""
+    events = EventAccumulator(
+        str(runs / "mini" / "jscc" / "tensorboard"), {"scalars": 0}, purge_orphaned_data=False
+    )
+    logged: dict[int, set[float]] = defaultdict(set)
+    for event in events.Reload().Scalars("train/loss"):
+        logged[event.step].add(event.value)
+    return logged
 
 
 def test_an_inn_needs_its_link(commin: Run, faces: Path, tmp_path: Path) -> None:
