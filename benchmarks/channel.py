@@ -144,7 +144,10 @@ class Answering(receiver_pb2_grpc.ReceiverServiceServicer):
 async def answering_receiver() -> AsyncIterator[str]:
     """Its address, while it serves."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-    receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(Answering(), server)
+    receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(
+        Answering(),  # type: ignore[abstract]  # nobody asks what it is
+        server,
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
