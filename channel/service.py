@@ -115,16 +115,13 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             request.options, self._settings.frame_timeout_seconds, LONGEST_SECONDS
         )
         snr_db = self._check_options(request.options)
-        if len(request.symbols.data) <= FEW_BYTES:
+        if request.symbols.ByteSize() <= FEW_BYTES:
             noisy = self._add_noise(request, snr_db)
         else:
             loop = asyncio.get_running_loop()
             noisy = await loop.run_in_executor(self._threads, self._add_noise, request, snr_db)
-        onward = receiver_pb2.ReceiveRequest(
-            frame_id=request.frame_id,
-            symbols=tensors.encode(noisy.symbols),
-            options=request.options,
-        )
+        onward = receiver_pb2.ReceiveRequest(frame_id=request.frame_id, options=request.options)
+        tensors.encode_into(onward.symbols, noisy.symbols)
         onward.options.channel.snr_db = snr_db
         elapsed = time.monotonic() - arrived
         self.telemetry.observe_frame(snr_db, noisy.realised_snr_db, len(noisy.symbols), elapsed)

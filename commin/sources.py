@@ -46,9 +46,9 @@ def make_request(image: Image, frame_id: int) -> transmitter_pb2.TransmitRequest
     elif isinstance(image, (bytes, bytearray, memoryview)):
         request.encoded = bytes(image)
     elif isinstance(image, np.ndarray):
-        request.pixels.CopyFrom(tensors.encode(_wire_array(image)))
+        tensors.encode_into(request.pixels, _wire_array(image))
     else:
-        request.pixels.CopyFrom(tensors.encode(_pillow_array(image)))
+        tensors.encode_into(request.pixels, _pillow_array(image))
     return request
 
 

@@ -94,7 +94,7 @@ class Preparer:
 
     async def prepare(self, request: transmitter_pb2.TransmitRequest) -> NDArray[Any]:
         """See :func:`prepare`."""
-        if request.WhichOneof("image") == "pixels" and len(request.pixels.data) <= FEW_BYTES:
+        if request.WhichOneof("image") == "pixels" and request.pixels.ByteSize() <= FEW_BYTES:
             return prepare(request, self._limits)
         self._waiting += 1
         self._update()

@@ -190,11 +190,9 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
     ) -> channel_pb2.PropagateRequest:
         """The request to the channel, with what is left of the frame's time."""
         request = channel_pb2.PropagateRequest(
-            frame_id=frame_id,
-            symbols=tensors.encode(encoded.symbols),
-            options=encoded.options,
-            power=self._bundle.manifest.power,
+            frame_id=frame_id, options=encoded.options, power=self._bundle.manifest.power
         )
+        tensors.encode_into(request.symbols, encoded.symbols)
         request.options.link.timeout_seconds = max(deadline - time.monotonic(), 0.001)
         return request
 
