@@ -53,8 +53,8 @@ deploy-check: $(INSTALLED)  ## Checks the files of the deployment
 	deploy/install-tools.sh $(VENV)-deploy
 	DEPLOY_TOOLS=$(VENV)-deploy COMMIN_PYTHON=$(BIN)/python deploy/check.sh
 
-bench: $(INSTALLED)  ## Runs every benchmark
-	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script"; done
+bench: $(INSTALLED)  ## Runs the benchmarks (ARGS="link --quick", ARGS=--write for RESULTS.md)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 constraints: $(INSTALLED)  ## Pins what is installed now
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \

@@ -43,8 +43,8 @@ def running(role: str, **settings: object) -> Iterator[Running]:
             stderr=log,
             text=True,
         )
+        assert process.stdout
         try:
-            assert process.stdout
             line = process.stdout.readline()
             if not line:
                 log.seek(0)
@@ -53,8 +53,7 @@ def running(role: str, **settings: object) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(30)
-            if process.stdout:
-                process.stdout.close()
+            process.stdout.close()
 
 
 @contextmanager

@@ -271,7 +271,7 @@ class _Session:
     async def _send(self, image: sources.Image, frame_id: int) -> None:
         source = sources.name_of(image, frame_id - self._first)
         try:
-            request = await asyncio.to_thread(sources.make_request, image, frame_id)
+            request = await sources.prepare(image, frame_id)
             request.options.CopyFrom(self._options)
             if (size := request.ByteSize()) > self._max_message_bytes:
                 limit = self._max_message_bytes

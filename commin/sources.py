@@ -18,6 +18,10 @@ from commin.v1 import transmitter_pb2
 Image: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[Any] | Any"
 
 
+# An array this small takes less time to copy than to be handed to a thread and back.
+FEW_BYTES = 2**16
+
+
 class SourceError(ValueError):
     """An image that cannot be made a request of."""
 
@@ -46,9 +50,9 @@ def make_request(image: Image, frame_id: int) -> transmitter_pb2.TransmitRequest
     elif isinstance(image, (bytes, bytearray, memoryview)):
         request.encoded = bytes(image)
     elif isinstance(image, np.ndarray):
-        request.pixels.CopyFrom(tensors.encode(_wire_array(image)))
+        tensors.encode_into(request.pixels, _wire_array(image))
     else:
-        request.pixels.CopyFrom(tensors.encode(_pillow_array(image)))
+        tensors.encode_into(request.pixels, _pillow_array(image))
     return request
 
 
@@ -75,10 +79,21 @@ def _pillow_array(image: Any) -> NDArray[Any]:
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
+async def prepare(image: Image, frame_id: int) -> transmitter_pb2.TransmitRequest:
+    """See :func:`make_request`; what may take long happens on a thread."""
+    if isinstance(image, np.ndarray) and image.nbytes <= FEW_BYTES:
+        return make_request(image, frame_id)
+    return await asyncio.to_thread(make_request, image, frame_id)
+
+
 async def each(images: Iterable[Image] | AsyncIterable[Image]) -> AsyncGenerator[Image, None]:
-    """The images one by one; a plain iterable is advanced on a thread, as it may block."""
+    """The images one by one; a lazy iterable is advanced on a thread, as it may block."""
     if isinstance(images, AsyncIterable):
         async for image in images:
+            yield image
+        return
+    if isinstance(images, (list, tuple)):
+        for image in images:
             yield image
         return
     iterator, end = iter(images), object()

@@ -41,11 +41,23 @@ def encode(array: NDArray[Any]) -> tensor_pb2.Tensor:
     Raises:
         TypeError: If its element type has no place on the wire.
     """
+    tensor = tensor_pb2.Tensor()
+    encode_into(tensor, array)
+    return tensor
+
+
+def encode_into(tensor: tensor_pb2.Tensor, array: NDArray[Any]) -> None:
+    """Packs an array where its message is to be: a message that is put into another is copied.
+
+    Raises:
+        TypeError: If its element type has no place on the wire.
+    """
     code = CODES.get((array.dtype.kind, array.dtype.itemsize))
     if code is None:
         raise TypeError(f"element type {array.dtype}, expected {_names(WIRE.values())}")
-    data = array.astype(WIRE[code], copy=False).tobytes()  # tobytes writes C order
-    return tensor_pb2.Tensor(dtype=code, shape=array.shape, data=data)
+    tensor.dtype = code
+    tensor.shape[:] = array.shape
+    tensor.data = array.astype(WIRE[code], copy=False).tobytes()  # tobytes writes C order
 
 
 def decode(
@@ -76,8 +88,9 @@ def decode(
     stored = _check_dtype(tensor.dtype, dtype, field)
     sizes = tuple(tensor.shape)
     _check_shape(sizes, shape, field)
-    _check_length(len(tensor.data), sizes, stored.itemsize, max_bytes, field)
-    array = np.frombuffer(tensor.data, stored).reshape(sizes)
+    data = tensor.data  # a copy each time
+    _check_length(len(data), sizes, stored.itemsize, max_bytes, field)
+    array = np.frombuffer(data, stored).reshape(sizes)
     if finite:
         _check_finite(array, field)
     return array
@@ -115,6 +128,8 @@ def _check_length(
 
 
 def _check_finite(array: NDArray[Any], field: str) -> None:
+    if array.dtype.kind == "u":
+        return
     wrong = ~np.isfinite(array)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])

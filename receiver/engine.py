@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
-PROGRESS_SECONDS = 0.1  # between updates without a preview: a message costs three services time
+PROGRESS_SECONDS = 0.25  # between updates without a preview: a message costs three services time
 
 
 @dataclass(frozen=True)

@@ -194,24 +194,25 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             first_preview_seconds=outcome.first_preview_seconds,
         )
         self.telemetry.observe_result(timings)
-        result = frame_pb2.Result(
-            restored=tensors.encode(outcome.restored),
-            decoded=tensors.encode(outcome.decoded),
-            timings=timings,
-            restorer=job.restorer,
-            steps=outcome.steps,
-            told_snr_db=job.told_snr_db,
-        )
-        return frame_pb2.FrameEvent(frame_id=job.frame_id, result=result)
+        event = frame_pb2.FrameEvent(frame_id=job.frame_id)
+        result = event.result
+        result.timings.CopyFrom(timings)
+        result.restorer, result.steps = job.restorer, outcome.steps
+        result.told_snr_db = job.told_snr_db
+        tensors.encode_into(result.restored, outcome.restored)
+        tensors.encode_into(result.decoded, outcome.decoded)
+        return event
 
 
 def progress(frame_id: int, update: Update) -> receiver_pb2.ReceiveResponse:
     """A progress event, with the preview if there is one."""
-    event = frame_pb2.FrameEvent(frame_id=frame_id)
+    response = receiver_pb2.ReceiveResponse()
+    event = response.event
+    event.frame_id = frame_id
     event.progress.step, event.progress.steps = update.step, update.steps
     if update.preview is not None:
-        event.progress.preview.CopyFrom(tensors.encode(update.preview))
-    return receiver_pb2.ReceiveResponse(event=event)
+        tensors.encode_into(event.progress.preview, update.preview)
+    return response
 
 
 def gpu_memory(device: torch.device) -> Any:

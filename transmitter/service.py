@@ -27,7 +27,7 @@ from shared.session import Emit, Places, Session, SessionLimits, session_name, s
 from shared.telemetry import TransmitterTelemetry
 from shared.weights import pick_device
 from transmitter.encoder import load_encoder
-from transmitter.images import ImageLimits, Preparer
+from transmitter.images import FEW_BYTES, ImageLimits, Preparer
 from transmitter.link import Link, resolve
 from transmitter.quality import psnr_db
 from transmitter.settings import TransmitterSettings
@@ -190,11 +190,9 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
     ) -> channel_pb2.PropagateRequest:
         """The request to the channel, with what is left of the frame's time."""
         request = channel_pb2.PropagateRequest(
-            frame_id=frame_id,
-            symbols=tensors.encode(encoded.symbols),
-            options=encoded.options,
-            power=self._bundle.manifest.power,
+            frame_id=frame_id, options=encoded.options, power=self._bundle.manifest.power
         )
+        tensors.encode_into(request.symbols, encoded.symbols)
         request.options.link.timeout_seconds = max(deadline - time.monotonic(), 0.001)
         return request
 
@@ -203,12 +201,19 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         result.told_snr_db = encoded.options.link.told_snr_db
         result.timings.encode_seconds = encoded.seconds
         quality = result.quality
-        quality.decoded_psnr_db, quality.restored_psnr_db = await asyncio.to_thread(
-            lambda: (
-                psnr_db(encoded.original, _pixels(result.decoded, "decoded")),
-                psnr_db(encoded.original, _pixels(result.restored, "restored")),
-            )
-        )
+        if encoded.original.size <= FEW_BYTES:
+            psnrs = _psnrs_db(encoded.original, result)
+        else:
+            psnrs = await asyncio.to_thread(_psnrs_db, encoded.original, result)
+        quality.decoded_psnr_db, quality.restored_psnr_db = psnrs
+
+
+def _psnrs_db(original: NDArray[Any], result: frame_pb2.Result) -> tuple[float, float]:
+    """PSNR of the decoded and of the restored image; without restoration they are one."""
+    decoded = psnr_db(original, _pixels(result.decoded, "decoded"))
+    if result.restored.data == result.decoded.data:
+        return decoded, decoded
+    return decoded, psnr_db(original, _pixels(result.restored, "restored"))
 
 
 def _pixels(tensor: Any, field: str) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from shared.errors import FrameError, internal
 from transmitter.encoder import Encoder
+from transmitter.quality import unit
 
 log = logging.getLogger(__name__)
 
@@ -120,17 +121,23 @@ class EncoderWorker:
 
     @torch.inference_mode()
     def _encode(self, jobs: Sequence[_Job]) -> Symbols:
-        x = torch.stack([to_tensor(job.image) for job in jobs]).to(self._device)
-        x = x.to(memory_format=torch.channels_last)
+        x = to_batch([job.image for job in jobs], self._device)
         snr_db = torch.tensor([job.told_snr_db for job in jobs], device=self._device)
         rows: Symbols = self._encoder(x, snr_db).cpu().numpy()
         return rows
 
 
-def to_tensor(image: NDArray[Any]) -> torch.Tensor:
-    """(H, W, 3), uint8 or float in [0, 1], to (3, H, W), float32 in [0, 1]."""
-    pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
-    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+def to_batch(images: Sequence[NDArray[Any]], device: torch.device) -> torch.Tensor:
+    """(H, W, 3) each, uint8 or float in [0, 1], to (B, 3, H, W), float32 in [0, 1].
+
+    Pixels lie channels-last already, so that they are copied once; bytes cross to the device as
+    bytes.
+    """
+    if all(image.dtype == np.uint8 for image in images):
+        pixels = torch.from_numpy(np.stack(images)).to(device).float().div_(255)
+    else:
+        pixels = torch.from_numpy(np.stack([unit(image) for image in images])).to(device)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def not_finite() -> FrameError:

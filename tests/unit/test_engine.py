@@ -151,7 +151,7 @@ async def test_a_deadline_ends_one_frame_alone(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "field", "text"),
     [
-        ({"restorer": "magic"}, "restorer", "none, dps, commin"),
+        ({"restorer": "magic"}, "restorer", "there are: none"),
         ({"steps": 0}, "steps", "1 to 1000"),
         ({"steps": 1001}, "steps", "1 to 1000"),
         ({"symbols": np.zeros(65, np.complex64)}, "symbols", "k = 64"),
