@@ -1,6 +1,7 @@
 """LPIPS on an AlexNet trunk that ships beside this file, so nothing is downloaded.
 
-Needs the packages ``lpips`` and ``torchvision``, which images of services go without.
+Needs the packages ``lpips`` and ``torchvision``. Container images of the services go without
+them, and without the trunk.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ SMALLEST = 31  # height and width that an image needs, pixels
 
 
 def has_lpips() -> bool:
-    """Whether the packages that :func:`load_lpips` needs are installed."""
-    return all(find_spec(package) is not None for package in ("lpips", "torchvision"))
+    """Whether :func:`load_lpips` has the packages and the trunk that it needs."""
+    packages = all(find_spec(package) is not None for package in ("lpips", "torchvision"))
+    return packages and TRUNK.is_file()
 
 
 def load_lpips(trunk: Path = TRUNK) -> nn.Module:
