@@ -1,0 +1,76 @@
+"""How guidance is chosen: step sizes and norms of Algorithm 1, operating points of commin-fast.
+
+python -m benchmarks.guidance DATA [--first 800] [--limit 32] [--snrs=-5,5]
+    [--steps 50] [--zeta 1,2,3,5] [--norm unsquared] [--start 100,250,400] [--blend 1] [--eta 0]
+
+For the model card: every combination is tried on the same images, which are to be others than
+those that results are reported on. Prints LPIPS and PSNR of each, SNR by SNR.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.common import parser
+from evaluation.evaluate import evaluate, read_frames
+from evaluation.local_link import LocalLink, Settings
+from receiver.models import ReceiverModels
+from shared.bundle import Bundle, FastSampling, Guidance, OperatingPoint
+from shared.weights import pick_device
+
+FAST = "commin-fast"
+
+
+def main() -> None:
+    """One line for each combination and SNR."""
+    options = parser(__doc__)
+    options.add_argument("data", type=Path)
+    options.add_argument("--first", type=int, default=800, help="position of the first image")
+    options.add_argument("--limit", type=int, default=32, help="images at each SNR")
+    options.add_argument("--snrs", default="-5,5")
+    options.add_argument("--steps", default="50", help="denoising steps")
+    for name, default in (("zeta", ""), ("start", ""), ("blend", "1"), ("eta", "0")):
+        options.add_argument(f"--{name}", default=default)
+    options.add_argument("--norm", default="unsquared")
+    arguments = options.parse_args()
+    link = LocalLink(Bundle.open(arguments.bundle), pick_device())
+    frames = read_frames(arguments.data, link.image_size, arguments.first + arguments.limit)
+    frames = frames[arguments.first :]
+    loaded = link.models
+    for steps in map(int, arguments.steps.split(",")):
+        for name, restorer, models in _choices(loaded, arguments, steps):
+            link.models = models
+            cells = [
+                Settings(restorer, float(snr), steps=steps) for snr in arguments.snrs.split(",")
+            ]
+            for row in evaluate(link, frames, cells):
+                print(
+                    f"{name}, {steps} steps, {row.snr_db:+g} dB: LPIPS {row.lpips:.4f}, "
+                    f"{row.psnr_db:.2f} dB, {row.seconds_per_image:.2f} s/image",
+                    flush=True,
+                )
+
+
+def _choices(
+    models: ReceiverModels, arguments: object, steps: int
+) -> Iterator[tuple[str, str, ReceiverModels]]:
+    """A description, the restorer to use, and models with the guidance to try."""
+    numbers = {
+        name: [float(each) for each in getattr(arguments, name).split(",") if each]
+        for name in ("zeta", "start", "blend", "eta")
+    }
+    for norm, zeta in itertools.product(arguments.norm.split(","), numbers["zeta"]):  # type: ignore[attr-defined]
+        guidance = Guidance(norm=norm, zeta_by_snr_db={0.0: zeta})
+        yield f"commin, {norm} norm, zeta {zeta:g}", "commin", replace(models, guidance=guidance)
+    for start, blend, eta in itertools.product(*(numbers[n] for n in ("start", "blend", "eta"))):
+        point = OperatingPoint(start=int(start), blend=blend, eta=eta)
+        fast = {FAST: FastSampling(steps=steps, by_snr_db={0.0: point})}
+        name = f"{FAST}, start {start:g}, blend {blend:g}, eta {eta:g}"
+        yield name, FAST, replace(models, fast=fast)
+
+
+if __name__ == "__main__":
+    main()
