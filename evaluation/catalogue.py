@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,10 +78,6 @@ class Recipe:
     steps: int | None = None
     fit: LinearAnalogue | None = None
 
-    def with_fit(self, fit: LinearAnalogue) -> Recipe:
-        """The same with a fit for the baselines."""
-        return replace(self, fit=fit)
-
     @contextmanager
     def opened(self) -> Iterator[Catalogue]:
         """Loads what restorers need, for as long as the block lasts."""
@@ -104,6 +100,10 @@ class Catalogue:
         self.recipe = recipe
         self.restorers = restorers
         self._made: dict[str, Scheme] = {}
+
+    def add_fit(self, fit: LinearAnalogue) -> None:
+        """From here on the baselines can be made."""
+        self.recipe = replace(self.recipe, fit=fit)
 
     def scheme(self, name: str) -> Scheme:
         """The scheme of that name.
@@ -132,6 +132,6 @@ def _steps(name: str, text: str) -> int | None:
     return int(text)
 
 
-def need_fit(names: Sequence[str]) -> bool:
-    """Whether one of the names is a baseline's."""
-    return any(name in BASELINES for name in names)
+def is_baseline(name: str) -> bool:
+    """Whether the scheme is a baseline, which has to be fitted."""
+    return name in BASELINES

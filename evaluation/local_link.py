@@ -113,9 +113,7 @@ class LocalLink:
         rows = self._encoder(x.to(memory_format=torch.channels_last), snr_db).cpu().numpy()
         if not np.isfinite(rows).all():
             raise not_finite()
-        return [
-            self._propagate(z, frame, settings) for z, frame in zip(rows, frames, strict=True)
-        ]
+        return [self._propagate(z, frame, settings) for z, frame in zip(rows, frames, strict=True)]
 
     def _propagate(self, z: Symbols, frame: Frame, settings: Settings) -> Symbols:
         draws = generator(settings.seed, frame.frame_id, Purpose.CHANNEL)

@@ -28,7 +28,7 @@ def baseline_scheme(name: str, fit: LinearAnalogue) -> TensorScheme:
 
 
 def _digital(fit: LinearAnalogue) -> TensorScheme:
-    from evaluation.baselines.digital import (  # type: ignore[import-not-found, unused-ignore]
+    from evaluation.baselines.digital import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
         DigitalSeparation,
     )
 
@@ -38,8 +38,9 @@ def _digital(fit: LinearAnalogue) -> TensorScheme:
     mean = hashlib.sha256(fit.mean.numpy().tobytes()).hexdigest()
     depends_on = {"kind": "digital", "symbols": fit.symbols, "mean": mean}
     return TensorScheme(
-        "digital", sender, depends_on | {"headers": sender.headers, "pillow": PIL.__version__}
-        | codecs,
+        "digital",
+        sender,
+        depends_on | {"headers": sender.headers, "pillow": PIL.__version__} | codecs,
     )
 
 
