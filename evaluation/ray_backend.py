@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from evaluation.sweep import OnImages
 # How often a cell is tried again when the worker that has it dies: one that kills every worker
 # (by the memory that it takes, most likely) must not go round for ever.
 RETRIES = 3
+CONNECT_SECONDS = 10.0
 
 
 class Worker:
@@ -64,8 +66,8 @@ class RayBackend:
             max_restarts=-1,  # machines come and go
             max_task_retries=RETRIES,
         )(Worker)
-        shared = ray.put(recipe)
-        self.actors = [actor.remote(shared, threads) for _ in range(count)]
+        self._recipe = ray.put(recipe)  # held: an actor that is started again asks for it again
+        self.actors = [actor.remote(self._recipe, threads) for _ in range(count)]
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -129,6 +131,7 @@ def ray_cluster(address: str, workers: int | None = None) -> Iterator[Any]:
     if address == "local":
         options |= {"num_cpus": workers, "include_dashboard": False}
     try:
+        _reach(address)
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -137,3 +140,16 @@ def ray_cluster(address: str, workers: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises ConnectionError if nothing answers there: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # local or auto
+        return
+    if not port.isdecimal():
+        raise ConnectionError(f"port {port!r} is not a number")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"nothing answers ({error})") from error
