@@ -90,6 +90,9 @@ def evaluate(
         typer.Option(parser=decibels, metavar="DB", help="Of fig5; unset: the nearest to 1"),
     ] = None,
     figure_images: Annotated[int, typer.Option(min=1, max=64, help="Rows of fig5")] = 6,
+    figure_data: Annotated[
+        Path | None, typer.Option(help="Images of fig5, of any size; unset: the first of DATA")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -127,8 +130,9 @@ def evaluate(
 
     from evaluation.cache import FolderCache, MemoryCache
     from evaluation.catalogue import BundleSource, LinkSource, Recipe
-    from evaluation.cells import CellError, make_shards
+    from evaluation.cells import CellError, Shard, make_shards
     from evaluation.evaluate import read_frames
+    from evaluation.figures import grid_rows
     from evaluation.outputs import nearest_snr, write_all, write_scores
     from evaluation.sweep import Plan, Sweep
     from evaluation.tables import check_set_size, image_rows
@@ -149,12 +153,19 @@ def evaluate(
         _check(catalogue, names, levels, fitted=True)
         shards = make_shards(frames, batch)
         plan = Plan(tuple(names), tuple(levels), tuple(chosen), tuple(shards))
+        pictured = plan
+        if out and figure_data:
+            # Only pictures are made of these, no means: they may differ in size.
+            shown = read_frames(figure_data, catalogue.restorers.image_size, figure_images, True)
+            pictured = Plan(plan.schemes, (grid_snr,), plan.seeds[:1], (Shard(0, tuple(shown)),))
         with _backend(place, catalogue) as backend:
             sweep = Sweep(plan, catalogue, backend, store)
+            grid = Sweep(pictured, catalogue, backend, store)
             if dry_run:
                 _list(sweep)
                 return
             _run(sweep)
+            _run(grid)
         rows = list(image_rows(sweep))
         summaries = _summaries(sweep, rows, set_distances)
         _print(summaries)
@@ -162,12 +173,11 @@ def evaluate(
             write_scores(summaries, json)
         if out:
             written = write_all(
-                sweep,
                 rows,
                 summaries,
+                grid_rows(grid, grid_snr, figure_images),
                 out,
                 grid_snr_db=grid_snr,
-                grid_images=figure_images,
                 provenance=_provenance(catalogue, data, plan),
             )
             print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
@@ -230,6 +240,8 @@ def _list(sweep: Sweep) -> None:
 def _run(sweep: Sweep) -> None:
     """Computes what is missing under a progress bar that counts images and cells."""
     missing, shards = sweep.missing(), sweep.plan.shards
+    if not missing:
+        return
     images = {cell: len(shards[cell.shard].frames) for cell in sweep.plan.cells}
     cached = sum(images[cell] for cell in images.keys() - set(missing))
     with CellBar(sum(images.values()), cached, len(images), len(missing)) as bar:

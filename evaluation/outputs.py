@@ -8,9 +8,8 @@ from pathlib import Path
 
 from evaluation.cache import write_whole
 from evaluation.evaluate import rows_of
-from evaluation.figures import grid_figure, grid_rows, quality_figure, write_figure
+from evaluation.figures import GridRow, grid_figure, quality_figure, write_figure
 from evaluation.report import environment, report
-from evaluation.sweep import Sweep
 from evaluation.tables import ImageRow, Summary, image_table, summary_table, write_table
 
 PAPERS_SNR_DB = 1.0  # of Fig. 5
@@ -28,24 +27,22 @@ def write_scores(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def write_all(
-    sweep: Sweep,
     rows: Sequence[ImageRow],
     summaries: Sequence[Summary],
+    pictures: Sequence[GridRow],
     folder: Path,
     *,
     grid_snr_db: float,
-    grid_images: int,
     provenance: Mapping[str, str],
 ) -> list[Path]:
     """Writes images and summary (Parquet and CSV), fig4 and fig5 (PNG and SVG) and report.html.
 
     Arguments:
-        sweep: Computed.
-        rows: Its images.
-        summaries: Its means.
+        rows: The images of a sweep.
+        summaries: Their means.
+        pictures: What Fig. 5 shows.
         folder: Where the files go.
-        grid_snr_db: SNR of Fig. 5, dB; one of the plan's.
-        grid_images: Rows of Fig. 5.
+        grid_snr_db: SNR of Fig. 5, dB.
         provenance: What the report says of where the numbers come from.
 
     Returns:
@@ -58,12 +55,12 @@ def write_all(
     write_table(image_table(rows), folder / "images")
     write_table(summary_table(summaries), folder / "summary")
     quality = quality_figure(summaries)
-    grid = grid_figure(grid_rows(sweep, grid_snr_db, grid_images), grid_snr_db)
+    grid = grid_figure(pictures, grid_snr_db)
     write_figure(quality, folder / "fig4")
     write_figure(grid, folder / "fig5")
     figures = {
         "Quality against SNR": quality,
-        f"The first images at {grid_snr_db:g} dB": grid,
+        f"Images at {grid_snr_db:g} dB": grid,
     }
     page = folder / "report.html"
     write_whole(page, report(summaries, figures, {**provenance, **environment()}).encode())

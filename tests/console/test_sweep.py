@@ -296,6 +296,24 @@ def test_steps_by_name(commin: Run, bundle: Path, faces: Path, tmp_path: Path) -
     assert two["psnr_db"] != three["psnr_db"]
 
 
+def test_fig5_of_other_images(
+    commin: Run, bundle: Path, faces: Path, swept: Path, tmp_path: Path
+) -> None:
+    """Two pictures of sizes of their own; the tables are of the data set alone."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(pictures / "a.png")
+    Image.new("RGB", (64, 48), (0, 0, 255)).save(pictures / "b.png")
+    options = (*GRID, "--cache", swept / "cells", "--out", tmp_path, "--figure-data", pictures)
+    assert commin("evaluate", faces, "--bundle", bundle, *options).returncode == 0
+    assert (tmp_path / "images.csv").read_bytes() == (swept / "images.csv").read_bytes()
+    assert (tmp_path / "fig4.png").read_bytes() == (swept / "fig4.png").read_bytes()
+    with Image.open(tmp_path / "fig5.png") as image, Image.open(swept / "fig5.png") as before:
+        assert image.height < before.height  # a row less
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24) or ()}
+    assert {(255, 0, 0), (0, 0, 255)} <= colours
+
+
 def write_parquet(path: Path, sizes: list[tuple[int, int]]) -> Path:
     rows = []
     for index, size in enumerate(sizes):
