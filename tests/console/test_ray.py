@@ -99,3 +99,20 @@ def test_an_error_on_a_worker_is_told(ray: Any, plan: Plan, catalogue: Catalogue
     wrong: Sequence[Cell] = [Cell("magic", 0.0, 0, 0)]
     with pytest.raises(CellError, match="restorer 'magic' is not in bundle tiny"):
         list(backend.run(wrong, plan.shards, lambda cell, images: None))
+
+
+def test_on_a_running_cluster(
+    ray: Any, commin_process: Any, bundle: Path, faces: Path, tmp_path: Path
+) -> None:
+    """The command, from a process of its own, against the cluster's address."""
+    grid = ("--restorers", "none,commin", "--steps", 2, "--snrs", "0", "--batch", 2)
+    run = ("evaluate", faces, "--bundle", bundle, "--device", "cpu", *grid, "--out")
+    address = ray.get_runtime_context().gcs_address
+    assert commin_process(*run, tmp_path / "ray", "--ray", address).returncode == 0
+    assert commin_process(*run, tmp_path / "serial").returncode == 0
+
+    def numbers_of(out: Path) -> list[str]:
+        return [line.rpartition(",")[0] for line in (out / "images.csv").read_text().splitlines()]
+
+    assert len(numbers_of(tmp_path / "ray")) == 1 + 2 * 3
+    assert numbers_of(tmp_path / "ray") == numbers_of(tmp_path / "serial")

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evaluation.cache import CacheError, FolderCache, write_whole
+from evaluation.cache import CacheError, FolderCache, MemoryCache, write_whole
 from evaluation.cells import (
     METRICS,
     Arithmetic,
@@ -26,7 +27,15 @@ from evaluation.cells import (
 from evaluation.images import Pixels, from_png, to_images, to_pixels, to_png
 from evaluation.link_schemes import consecutive
 from evaluation.local_link import Frame
-from evaluation.tables import ImageRow, image_table, summaries, summary_table
+from evaluation.sweep import Plan, Serial, Sweep
+from evaluation.tables import (
+    ImageRow,
+    SetDistances,
+    check_set_size,
+    image_table,
+    summaries,
+    summary_table,
+)
 
 
 def frame(number: int, size: int = 32) -> Frame:
@@ -225,3 +234,21 @@ def test_pixels_survive_the_round_trip() -> None:
     pixels = frame(0).pixels
     assert (from_png(to_png(pixels)) == pixels).all()
     assert (to_pixels(to_images([pixels]))[0] == pixels).all()
+
+
+def test_distances_between_sets() -> None:
+    """Zero for a scheme that changes nothing, larger for a larger change; small sets are refused."""
+    schemes = {"shift": Shift()}
+    catalogue = SimpleNamespace(scheme=schemes.__getitem__)
+    shards = tuple(make_shards([frame(number) for number in range(256)], 128))
+    plan = Plan(("shift",), (0.0, 20.0, 90.0), (0,), shards)
+    backend = Serial(catalogue, CPU)  # type: ignore[arg-type]
+    sweep = Sweep(plan, catalogue, backend, MemoryCache())  # type: ignore[arg-type]
+    sweep.run(sweep.missing())
+    distances = SetDistances(sweep)
+    same, some, much = (distances("shift", snr_db) for snr_db in plan.snrs_db)
+    assert same == (pytest.approx(0, abs=1e-3), pytest.approx(0, abs=0.02))
+    assert same[0] + 0.01 < some[0] < much[0]
+    assert same[1] < some[1] < much[1]
+    with pytest.raises(ValueError, match="255 images, --set-distances needs at least 256"):
+        check_set_size(255)
