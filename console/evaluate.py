@@ -122,6 +122,8 @@ def evaluate(
     With --out or --cache each cell (16 images, one scheme, SNR and seed) is kept when it is done,
     so the same command goes on where it was interrupted.
     """
+    if workers and not ray:
+        raise UserError("--workers needs --ray")
     levels = list(dict.fromkeys(level + 0.0 for level in decibel_list(snrs)))  # -0 is 0
     names = list(dict.fromkeys(name.strip() for name in restorers.split(",")))
     chosen = seed_list(seeds) if seeds is not None else [seed]
@@ -216,8 +218,6 @@ def _backend(place: Place, catalogue: Catalogue) -> Iterator[Backend]:
     from shared.weights import pick_device
 
     if place.ray is None:
-        if place.workers is not None:
-            raise UserError("--workers needs --ray")
         yield Serial(catalogue, Arithmetic(pick_device(place.device).type, place.threads))
         return
 

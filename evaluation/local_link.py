@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from channel.awgn import awgn
 from evaluation.images import Pixels
 from receiver.engine import Engine, Job, Outcome
-from receiver.models import ReceiverModels, load_receiver
+from receiver.models import load_receiver
 from shared.bundle import Bundle
 from shared.draws import Purpose, generator, unit_complex_normal
 from transmitter.encoder import load_encoder
@@ -128,13 +128,17 @@ class LocalLink:
         on_progress: OnProgress,
     ) -> list[Outcome]:
         """Decodes and restores the frames, all in one batch."""
-        engine = _WholeBatchEngine(self.models, len(frames))
+        engine = Engine(self.models, max_batch=len(frames))
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._receive_one(frame, z, settings, engine, on_progress))
-                    for frame, z in zip(frames, received, strict=True)
-                ]
+                with engine._changed:  # kept from the worker until all wait: see below
+                    tasks = [
+                        group.create_task(
+                            self._receive_one(frame, z, settings, engine, on_progress)
+                        )
+                        for frame, z in zip(frames, received, strict=True)
+                    ]
+                    await all_waiting(engine, tasks)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -165,18 +169,15 @@ class LocalLink:
         raise AssertionError("the engine ended a frame without an outcome")
 
 
-class _WholeBatchEngine(Engine):
-    """Begins when all frames of a batch wait, so that timing cannot change who goes with whom."""
+async def all_waiting(engine: Engine, tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Lets frames enqueue until all of them wait for work, or one has failed before that.
 
-    def __init__(self, models: ReceiverModels, frames: int) -> None:
-        self._expected = frames
-        super().__init__(models, max_batch=frames)
-
-    def _admit(self) -> list[Any]:
-        with self._changed:
-            self._changed.wait_for(lambda: self.queue_depth == self._expected or self._closing)
-            self._expected = 0  # from here on as any engine
-            return super()._admit()
+    The engine's worker takes whatever waits. While this thread holds the engine's lock, which it
+    may take again to enqueue, the worker takes none; so afterwards it takes all of them at once,
+    and timing cannot change which frames share a batch.
+    """
+    while engine.queue_depth < len(tasks) and not any(task.done() for task in tasks):
+        await asyncio.sleep(0)
 
 
 def check_snr(bundle: Bundle, snr_db: float) -> None:

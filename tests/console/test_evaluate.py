@@ -83,8 +83,8 @@ def test_batches_are_whole(bundle: Path, faces: Path, monkeypatch: pytest.Monkey
     stepped: list[list[int]] = []
     decode, enqueue = Decoder.forward, Engine._enqueue
 
-    def slow_enqueue(self: Engine, task: Any) -> None:
-        enqueue(self, task)
+    def slow_enqueue(self: Engine, *task: Any) -> None:
+        enqueue(self, *task)
         time.sleep(0.02)
 
     def count(self: Decoder, z: torch.Tensor, snr_db: torch.Tensor) -> torch.Tensor:

@@ -237,7 +237,7 @@ def test_pixels_survive_the_round_trip() -> None:
 
 
 def test_distances_between_sets() -> None:
-    """Zero for a scheme that changes nothing, larger for a larger change; small sets are refused."""
+    """Zero where nothing changes, larger for a larger change; small sets are refused."""
     schemes = {"shift": Shift()}
     catalogue = SimpleNamespace(scheme=schemes.__getitem__)
     shards = tuple(make_shards([frame(number) for number in range(256)], 128))
@@ -247,8 +247,8 @@ def test_distances_between_sets() -> None:
     sweep.run(sweep.missing())
     distances = SetDistances(sweep)
     same, some, much = (distances("shift", snr_db) for snr_db in plan.snrs_db)
-    assert same == (pytest.approx(0, abs=1e-3), pytest.approx(0, abs=0.02))
+    assert same[0] == pytest.approx(0, abs=1e-3)
     assert same[0] + 0.01 < some[0] < much[0]
-    assert same[1] < some[1] < much[1]
+    assert same[1] < some[1] < much[1]  # without a bias: about 0, here below
     with pytest.raises(ValueError, match="255 images, --set-distances needs at least 256"):
         check_set_size(255)
