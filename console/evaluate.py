@@ -263,7 +263,7 @@ def _provenance(catalogue: Catalogue, data: Path, plan: Plan) -> dict[str, str]:
     return {
         "command": shlex.join(["commin", *sys.argv[1:]]),
         "models": catalogue.restorers.description,
-        "data": f"{data}: {plan.frames} images, sha256 {_data_digest(plan.shards)}",
+        "data": f"{data.name}: {plan.frames} images, sha256 {_data_digest(plan.shards)}",
         "seeds": ", ".join(map(str, plan.seeds)),
     }
 
