@@ -170,6 +170,7 @@ def test_computing_again_gives_the_same_bits(
     assert cell_files(tmp_path).keys() == cell_files(swept).keys()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on(
     commin: Run, bundle: Path, faces: Path, swept: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_changed_bundle_invalidates(
     assert cached(commin, faces, "--bundle", changed, *store) == (CELLS, 0)
 
 
+@pytest.mark.slow
 def test_through_a_link_as_in_process(
     commin: Run, bundle: Path, faces: Path, link: str, tmp_path: Path
 ) -> None:
