@@ -44,3 +44,12 @@ def decibels(text: str) -> float:
 def decibel_list(text: str) -> list[float]:
     """Parses SNRs such as ``-5,0,5``."""
     return [decibels(part.strip()) for part in text.split(",")]
+
+
+def seed_list(text: str) -> list[int]:
+    """Parses seeds such as ``0,1,2``; one that is named twice counts once."""
+    seeds = [part.strip() for part in text.split(",")]
+    for seed in seeds:
+        if not seed.isdecimal() or int(seed) >= 2**64:
+            raise typer.BadParameter(f"{seed!r} is not a seed, expected 0 to 2^64 - 1")
+    return list(dict.fromkeys(map(int, seeds)))

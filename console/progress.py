@@ -77,13 +77,48 @@ class FrameBars:
         return self._bars[frame_id]
 
 
-def image_counter() -> Progress:
-    """One bar that counts images, in parts of one while they are restored."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} images"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+class CellBar:
+    """One bar that counts a sweep's images, in parts of one while they are restored, and cells.
+
+    Arguments:
+        images: Images in all cells.
+        cached: Those of them that need no work.
+        cells: All cells.
+        missing: Those of them that need work.
+    """
+
+    def __init__(self, images: int, cached: int, cells: int, missing: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total} images"),
+            TextColumn(f"{cells} cells: {cells - missing} cached, {{task.fields[done]}} done"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._settled = cached
+        self._done = 0
+        self._bar = self._progress.add_task("", total=images, completed=cached, done=0)
+
+    def __enter__(self) -> CellBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, description: str, images: float) -> None:
+        """So many images of the cell in work are done; may be called from any thread."""
+        self._progress.update(self._bar, description=description, completed=self._settled + images)
+
+    def finish(self, images: int) -> None:
+        """A cell of so many images is done."""
+        self._settled += images
+        self._done += 1
+        self._progress.update(self._bar, completed=self._settled, done=self._done)

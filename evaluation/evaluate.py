@@ -1,20 +1,17 @@
-"""Scores a bundle's restorers at several SNRs on a data set."""
+"""The data set that a sweep runs over, and its outcome in the form of ``scores.json``."""
 
 from __future__ import annotations
 
+import io
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from PIL import Image
 
-from evaluation.images import to_images
-from evaluation.local_link import Frame, LocalLink, Settings, check_snr
-from evaluation.metrics import lpips, psnr_db
-from receiver.restorers import restorers_for
+from evaluation.local_link import Frame
+from evaluation.tables import Summary
 from shared.images import ImageError, decode_image
 from training.data import DatasetError, ImageSource
 
@@ -26,7 +23,7 @@ class Row:
     """The mean over a data set of one restorer at one SNR.
 
     Attributes:
-        restorer: Name of the restorer.
+        restorer: Name of the restorer, or of a baseline.
         snr_db: True and told SNR, dB.
         psnr_db: Mean over images of the PSNR of the restored image, dB.
         lpips: Mean over images of LPIPS (alex) of the restored image.
@@ -41,104 +38,75 @@ class Row:
     n: int
     seconds_per_image: float
 
+    @classmethod
+    def of(cls, summary: Summary) -> Row:
+        """The row of a summary."""
+        return cls(
+            restorer=summary.restorer,
+            snr_db=summary.snr_db,
+            psnr_db=summary.metrics["psnr_db"].mean,
+            lpips=summary.metrics["lpips"].mean,
+            n=summary.n,
+            seconds_per_image=summary.seconds_per_image,
+        )
+
     def to_json(self) -> dict[str, str | float | int]:
         """As the fields above."""
         return asdict(self)
 
 
-def read_frames(data: Path, size: int, limit: int | None = None) -> list[Frame]:
+def read_frames(
+    data: Path, size: int, limit: int | None = None, mixed_sizes: bool = False
+) -> list[Frame]:
     """Decodes the first ``limit`` images of a data set; a frame's id is its image's position.
 
-    Corrupt images are reported by name and left out; the others keep their ids.
+    Each is brought to ``size`` as the transmitter would: the centre square, resized. Corrupt images
+    are reported by name and left out; the others keep their ids.
+
+    Arguments:
+        data: A parquet file or a folder; see :class:`training.data.ImageSource`.
+        size: Height and width of the frames, pixels.
+        limit: The most images; None for all.
+        mixed_sizes: Whether images may differ in size: some are then shrunk more than others, and
+            means over them mix what is not alike.
 
     Raises:
-        DatasetError: If there is no data set, or no image in it can be used.
+        DatasetError: If there is no data set, no image in it can be used, or sizes are mixed.
     """
     source = ImageSource(data)
     count = len(source) if limit is None else min(limit, len(source))
-    frames = []
+    frames: list[Frame] = []
+    sizes: dict[tuple[int, int], str] = {}
     for index in range(count):
+        name, encoded = source.names[index], source[index]
         try:
-            frames.append(Frame(index, decode_image(source[index], size)))
+            pixels = decode_image(encoded, size)
         except ImageError as error:
-            log.warning("left out corrupt image %s: %s", source.names[index], error)
+            log.warning("left out corrupt image %s: %s", name, error)
+            continue
+        sizes.setdefault(_size(encoded), name)
+        if len(sizes) > 1 and not mixed_sizes:
+            raise DatasetError(_mixed(data, sizes))
+        frames.append(Frame(index, pixels, name))
     if not frames:
         raise DatasetError(f"data set {data}: none of {count} images can be read")
     return frames
 
 
-def evaluate(
-    link: LocalLink,
-    frames: Sequence[Frame],
-    cells: Sequence[Settings],
-    on_progress: Callable[[Settings, float], None] = lambda cell, images: None,
-) -> Iterator[Row]:
-    """Scores each cell in turn.
-
-    Arguments:
-        link: The loaded bundle.
-        frames: The data set; see :func:`read_frames`.
-        cells: What to score: restorer, SNR, seed, steps.
-        on_progress: Told how many images of the cell are done, as a fraction.
-
-    Raises:
-        FrameError: If a frame fails.
-    """
-    for cell in cells:
-        started = time.monotonic()
-        outcomes = link.send(frames, cell, _Counter(cell, on_progress))
-        seconds = time.monotonic() - started
-        originals = to_images([frame.pixels for frame in frames])
-        restored = to_images([outcome.restored for outcome in outcomes])
-        psnr, distance = score(originals, restored)
-        yield Row(
-            restorer=cell.restorer,
-            snr_db=cell.snr_db,
-            psnr_db=float(psnr.mean()),
-            lpips=float(distance.mean()),
-            n=len(frames),
-            seconds_per_image=seconds / len(frames),
-        )
+def _size(encoded: bytes) -> tuple[int, int]:
+    """Width and height, pixels."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.size
 
 
-def check_cells(link: LocalLink, cells: Sequence[Settings]) -> None:
-    """Finds out before hours of work what would fail.
-
-    Raises:
-        ValueError: If a restorer is not in the bundle, or its steps or an SNR are out of range.
-    """
-    available = restorers_for(link.models)
-    for cell in cells:
-        check_snr(link.bundle, cell.snr_db)
-        if cell.restorer not in available:
-            raise ValueError(
-                f"restorer {cell.restorer!r} is not in bundle {link.bundle.manifest.name}, "
-                f"there are: {', '.join(available)}"
-            )
-        most = available[cell.restorer].max_steps
-        if cell.steps is not None and most and not 1 <= cell.steps <= most:
-            raise ValueError(f"{cell.steps} steps, {cell.restorer} takes 1 to {most}")
-
-
-def score(originals: Tensor, images: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """PSNR in dB and LPIPS of each image, (N,) both; images are (N, 3, H, W) in [0, 1]."""
-    pairs = list(zip(torch.split(originals, batch), torch.split(images, batch), strict=True))
+def _mixed(data: Path, sizes: dict[tuple[int, int], str]) -> str:
+    found = " and ".join(f"{name} is {w}x{h}" for (w, h), name in sizes.items())
     return (
-        torch.cat([psnr_db(x, y) for x, y in pairs]),
-        torch.cat([lpips(x, y) for x, y in pairs]),
+        f"data set {data} mixes sizes: {found}; "
+        "with --mixed-sizes the centre square of each is cut out and resized"
     )
 
 
-class _Counter:
-    """Adds up the parts of frames that are done."""
-
-    def __init__(self, cell: Settings, report: Callable[[Settings, float], None]) -> None:
-        self._cell = cell
-        self._report = report
-        self._done: dict[int, float] = {}
-        self._total = 0.0
-
-    def __call__(self, frame_id: int, done: float) -> None:
-        self._total += done - self._done.get(frame_id, 0.0)
-        self._done[frame_id] = done
-        self._report(self._cell, self._total)
+def rows_of(summaries: Sequence[Summary]) -> list[Row]:
+    """A row for each summary."""
+    return [Row.of(summary) for summary in summaries]

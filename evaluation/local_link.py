@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +20,25 @@ from receiver.settings import Precision
 from shared.bundle import Bundle
 from shared.draws import Purpose, generator, unit_complex_normal
 from transmitter.encoder import load_encoder
-from transmitter.worker import EncoderWorker
+from transmitter.worker import not_finite, to_tensor
 
+Symbols = NDArray[np.complex64]
 OnProgress = Callable[[int, float], None]  # frame id, part done between 0 and 1
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image to send; ``pixels`` is RGB, (H, W, 3), of the bundle's size."""
+    """One image to send.
+
+    Attributes:
+        frame_id: With the seed it determines all draws.
+        pixels: RGB, (H, W, 3), of the bundle's size.
+        name: What its data set calls it.
+    """
 
     frame_id: int
     pixels: Pixels
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,53 +97,74 @@ class LocalLink:
     ) -> list[Outcome]:
         """Sends frames and waits for all of them.
 
+        Each ``max_batch`` frames in turn make one batch at every network, so the same frames give
+        the same bits however busy the machine is.
+
         Returns:
             An outcome for each frame, in order.
 
         Raises:
             FrameError: If a frame fails; the others are dropped.
         """
-        return asyncio.run(self._send(frames, settings, on_progress))
+        outcomes: list[Outcome] = []
+        for first in range(0, len(frames), self._max_batch):
+            batch = frames[first : first + self._max_batch]
+            received = self._transmit(batch, settings)
+            outcomes += asyncio.run(self._receive(batch, received, settings, on_progress))
+        return outcomes
 
-    async def _send(
-        self, frames: Sequence[Frame], settings: Settings, on_progress: OnProgress
+    @torch.inference_mode()
+    def _transmit(self, frames: Sequence[Frame], settings: Settings) -> list[Symbols]:
+        """Eqs. (1)-(4): encodes the frames, and adds to each its own noise."""
+        x = torch.stack([to_tensor(frame.pixels) for frame in frames]).to(self._device)
+        snr_db = torch.full((len(frames),), settings.snr_db, device=self._device)
+        rows = self._encoder(x.to(memory_format=torch.channels_last), snr_db).cpu().numpy()
+        if not np.isfinite(rows).all():
+            raise not_finite()
+        return [self._propagate(z, frame, settings) for z, frame in zip(rows, frames, strict=True)]
+
+    def _propagate(self, z: Symbols, frame: Frame, settings: Settings) -> Symbols:
+        draws = generator(settings.seed, frame.frame_id, Purpose.CHANNEL)
+        unit_noise = unit_complex_normal(draws, len(z))
+        return awgn(z, settings.snr_db, unit_noise, self.bundle.manifest.power)
+
+    async def _receive(
+        self,
+        frames: Sequence[Frame],
+        received: Sequence[Symbols],
+        settings: Settings,
+        on_progress: OnProgress,
     ) -> list[Outcome]:
-        async with self._workers() as (encoder, engine):
-            try:
-                async with asyncio.TaskGroup() as group:
+        """Decodes and restores the frames, all in one batch."""
+        engine = Engine(self.models, max_batch=len(frames))
+        try:
+            async with asyncio.TaskGroup() as group:
+                with engine._changed:  # kept from the worker until all wait: see below
                     tasks = [
                         group.create_task(
-                            self._send_one(frame, settings, encoder, engine, on_progress)
+                            self._receive_one(frame, z, settings, engine, on_progress)
                         )
-                        for frame in frames
+                        for frame, z in zip(frames, received, strict=True)
                     ]
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+                    await all_waiting(engine, tasks)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await engine.close()
         return [task.result() for task in tasks]
 
-    @asynccontextmanager
-    async def _workers(self) -> AsyncIterator[tuple[EncoderWorker, Engine]]:
-        encoder = EncoderWorker(self._encoder, self._device)
-        engine = Engine(self.models, max_batch=self._max_batch)
-        try:
-            yield encoder, engine
-        finally:
-            await encoder.close()
-            await engine.close()
-
-    async def _send_one(
+    async def _receive_one(
         self,
         frame: Frame,
+        symbols: Symbols,
         settings: Settings,
-        encoder: EncoderWorker,
         engine: Engine,
         on_progress: OnProgress,
     ) -> Outcome:
-        z = await encoder.encode(frame.pixels, settings.snr_db)
         job = Job(
             frame_id=frame.frame_id,
             seed=settings.seed,
-            symbols=self._propagate(z, frame, settings),
+            symbols=symbols,
             told_snr_db=settings.snr_db,
             restorer=settings.restorer,
             steps=settings.steps,
@@ -147,13 +176,16 @@ class LocalLink:
             on_progress(frame.frame_id, event.step / event.steps)
         raise AssertionError("the engine ended a frame without an outcome")
 
-    def _propagate(
-        self, z: NDArray[np.complex64], frame: Frame, settings: Settings
-    ) -> NDArray[np.complex64]:
-        """Eqs. (3)-(4), with the frame's own noise."""
-        draws = generator(settings.seed, frame.frame_id, Purpose.CHANNEL)
-        unit_noise = unit_complex_normal(draws, len(z))
-        return awgn(z, settings.snr_db, unit_noise, self.bundle.manifest.power)
+
+async def all_waiting(engine: Engine, tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Lets frames enqueue until all of them wait for work, or one has failed before that.
+
+    The engine's worker takes whatever waits. While this thread holds the engine's lock, which it
+    may take again to enqueue, the worker takes none; so afterwards it takes all of them at once,
+    and timing cannot change which frames share a batch.
+    """
+    while engine.queue_depth < len(tasks) and not any(task.done() for task in tasks):
+        await asyncio.sleep(0)
 
 
 def check_snr(bundle: Bundle, snr_db: float) -> None:

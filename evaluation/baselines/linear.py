@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from channel.awgn import awgn
+from shared.draws import Purpose, generator, unit_complex_normal
 
 EXACT_UP_TO = 4096  # dimensions; beyond, an exact eigendecomposition takes minutes
 
@@ -37,14 +44,64 @@ class LinearAnalogue:
         mean = rows.mean(0)
         return cls(mean, *principal_components(rows - mean, 2 * symbols))
 
-    def send(self, x: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
-        """The receiver's images, (N, 3, H, W) in [0, 1], of ``x`` sent at an SNR in dB."""
+    @classmethod
+    def load(cls, path: Path) -> LinearAnalogue:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the file is something else.
+            OSError: If it cannot be read.
+        """
+        try:
+            tensors = load_file(path)
+            found = cls(**tensors)
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"{path} is not a fitted linear scheme: {error}") from error
+        if found.directions.shape != (len(found.variance), len(found.mean)):
+            raise ValueError(f"{path} is not a fitted linear scheme: its shapes do not agree")
+        return found
+
+    def save(self, path: Path) -> None:
+        """Writes the basis to a safetensors file."""
+        tensors = {
+            "mean": self.mean,
+            "directions": self.directions.contiguous(),
+            "variance": self.variance,
+        }
+        save_file(tensors, path)
+
+    @property
+    def symbols(self) -> int:
+        """Complex symbols for each image, k."""
+        return len(self.variance) // 2
+
+    @property
+    def digest(self) -> str:
+        """Identifies the basis: sha256, hexadecimal."""
+        parts = (self.mean, self.directions.contiguous(), self.variance)
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+    def send(self, x: Tensor, snr_db: float, frame_ids: Sequence[int], seed: int) -> Tensor:
+        """Sends images; each frame meets the noise that DeepJSCC's symbols would.
+
+        Arguments:
+            x: (N, 3, H, W) in [0, 1].
+            snr_db: The SNR, which both ends know, dB.
+            frame_ids: The images' ids, which with ``seed`` determine their noise.
+            seed: 0 to 2^64 - 1.
+
+        Returns:
+            The receiver's images, (N, 3, H, W) in [0, 1].
+        """
         noise = real_noise(snr_db)
         power = water_fill(self.variance, noise, len(self.variance) / 2)
         coefficients = (x.flatten(1) - self.mean) @ self.directions.T
         sent = coefficients * (power / self.variance).sqrt()
         z = torch.view_as_complex(sent.unflatten(1, (-1, 2)).contiguous())
-        unit_noise = torch.randn(z.shape, dtype=z.dtype, generator=generator)
+        draws = [generator(seed, frame_id, Purpose.CHANNEL) for frame_id in frame_ids]
+        unit_noise = torch.from_numpy(
+            np.stack([unit_complex_normal(each, self.symbols) for each in draws])
+        )
         received = torch.view_as_real(awgn(z, snr_db, unit_noise)).flatten(1)
         estimate = received * (self.variance * power).sqrt() / (power + noise)
         return (estimate @ self.directions + self.mean).clamp(0, 1).view_as(x)

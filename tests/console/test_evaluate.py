@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from evaluation.evaluate import read_frames
 from evaluation.images import to_images
 from evaluation.local_link import Frame, LocalLink, Settings
 from evaluation.metrics import lpips, psnr_db
+from receiver.decoder import Decoder
+from receiver.engine import Engine
 from receiver.models import load_receiver
+from receiver.restorers.commin import CommIN
 from shared.bundle import Bundle
 from shared.draws import Purpose, generator, unit_complex_normal
 from transmitter.encoder import load_encoder
@@ -71,6 +75,38 @@ def test_draws_belong_to_the_frame(bundle: Path, faces: Path) -> None:
     [reseeded] = link.send(frames[2:], Settings("commin", snr_db=0, seed=2, steps=3))
     for other in (renamed, reseeded):
         assert abs(alone.decoded.astype(int) - other.decoded.astype(int)).max() > 1
+
+
+def test_batches_are_whole(bundle: Path, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network sees the same batches however slowly frames arrive: bits depend on them."""
+    decoded: list[int] = []
+    stepped: list[list[int]] = []
+    decode, enqueue = Decoder.forward, Engine._enqueue
+
+    def slow_enqueue(self: Engine, *task: Any) -> None:
+        enqueue(self, *task)
+        time.sleep(0.02)
+
+    def count(self: Decoder, z: torch.Tensor, snr_db: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(z))
+        return decode(self, z, snr_db)
+
+    class Recording(CommIN):
+        def step(self, batch: Any) -> None:
+            stepped.append([each.noise.frame_id for each in batch])
+            super().step(batch)
+
+    monkeypatch.setattr(Engine, "_enqueue", slow_enqueue)
+    monkeypatch.setattr(Decoder, "forward", count)
+    monkeypatch.setattr("receiver.restorers.CommIN", Recording)
+    frames = [Frame(i, read_frames(faces, 32)[i % 3].pixels) for i in range(7)]
+    link = LocalLink(Bundle.open(bundle), CPU, max_batch=3)
+    outcomes = link.send(frames, Settings("commin", snr_db=0, steps=2))
+    assert decoded == [3, 3, 1]
+    assert stepped == [[0, 1, 2]] * 2 + [[3, 4, 5]] * 2 + [[6]] * 2
+    monkeypatch.undo()
+    for mine, other in zip(outcomes, link.send(frames, Settings("commin", 0, 0, 2)), strict=True):
+        assert (mine.restored == other.restored).all()
 
 
 def png(colour: tuple[int, int, int]) -> bytes:

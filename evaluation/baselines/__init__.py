@@ -1,0 +1,1 @@
+"""Classical schemes to compare with."""
