@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common import parser
-from evaluation.evaluate import evaluate, read_frames
-from evaluation.local_link import LocalLink, Settings
+from benchmarks.quality import measure
+from evaluation.evaluate import read_frames
+from evaluation.local_link import LocalLink
 from receiver.models import ReceiverModels
 from shared.bundle import Bundle, FastSampling, Guidance, OperatingPoint
 from shared.weights import pick_device
@@ -43,13 +44,11 @@ def main() -> None:
     for steps in map(int, arguments.steps.split(",")):
         for name, restorer, models in _choices(loaded, arguments, steps):
             link.models = models
-            cells = [
-                Settings(restorer, float(snr), steps=steps) for snr in arguments.snrs.split(",")
-            ]
-            for row in evaluate(link, frames, cells):
+            for snr_db in map(float, arguments.snrs.split(",")):
+                quality = measure(link, frames, [snr_db], restorer, steps)
                 print(
-                    f"{name}, {steps} steps, {row.snr_db:+g} dB: LPIPS {row.lpips:.4f}, "
-                    f"{row.psnr_db:.2f} dB, {row.seconds_per_image:.2f} s/image",
+                    f"{name}, {steps} steps, {snr_db:+g} dB: LPIPS {quality.lpips:.4f}, "
+                    f"{quality.psnr_db:.2f} dB, {quality.seconds:.2f} s/image",
                     flush=True,
                 )
 

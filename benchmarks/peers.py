@@ -29,8 +29,9 @@ from azula.guidance import DPSSampler
 from azula.noise import Schedule
 from torch import Tensor
 
+from benchmarks.quality import score
 from channel.awgn import awgn
-from evaluation.evaluate import read_frames, score
+from evaluation.evaluate import read_frames
 from evaluation.images import to_images
 from evaluation.local_link import Frame
 from receiver.diffusion import TRAINING_STEPS, alpha_bar

@@ -9,18 +9,17 @@ each evaluation, commin-fast none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from benchmarks.common import Finding, parser, report
-from evaluation.evaluate import Row, evaluate, read_frames
-from evaluation.local_link import Frame, LocalLink, Settings
-from shared.bundle import Bundle
+from benchmarks.quality import Quality, measure
+from evaluation.evaluate import read_frames
+from evaluation.local_link import LocalLink
+from shared.bundle import Bundle, FastSampling
 from shared.weights import pick_device
 
-REFERENCE = ("commin", 1000)
 # A preset, how much faster it is to be, and how much worse its LPIPS may be.
 BARS = (("commin-fast", 20.0, 1.02), ("commin-turbo", 60.0, 1.2))
 BELOW_DEEPJSCC = 0.6  # of LPIPS, for the fastest
@@ -28,13 +27,11 @@ BELOW_DEEPJSCC = 0.6  # of LPIPS, for the fastest
 
 @dataclass(frozen=True)
 class Point:
-    """Means over SNRs and images of one restorer with so many steps."""
+    """One restorer with so many steps; the first of all is DeepJSCC alone."""
 
     restorer: str
     steps: int
-    seconds: float
-    psnr_db: float
-    lpips: float
+    quality: Quality
 
 
 def main() -> None:
@@ -60,74 +57,57 @@ def main() -> None:
     wanted += [(name, sampling.steps) for name, sampling in link.models.fast.items()]
     points = []
     for restorer, steps in dict.fromkeys(wanted):
-        points.append(measure(link, frames, snrs, restorer, steps))
+        points.append(Point(restorer, steps, measure(link, frames, snrs, restorer, steps or None)))
         show(points[-1])
     if arguments.plot:
         draw(points, arguments.plot)
-    report(__file__, findings(points, len(frames) * len(snrs)), arguments)
-
-
-def measure(
-    link: LocalLink, frames: Sequence[Frame], snrs: Sequence[float], restorer: str, steps: int
-) -> Point:
-    """One row of the table."""
-    cells = [Settings(restorer, snr, steps=steps or None) for snr in snrs]
-    rows: list[Row] = list(evaluate(link, frames, cells))
-    return Point(
-        restorer,
-        steps,
-        fmean(row.seconds_per_image for row in rows),
-        fmean(row.psnr_db for row in rows),
-        fmean(row.lpips for row in rows),
-    )
+    images = len(frames) * len(snrs)
+    report(__file__, findings(points, link.models.fast, images), arguments)
 
 
 def show(point: Point) -> None:
     """One line."""
     print(
-        f"{point.restorer:13} {point.steps:4} steps {point.seconds:8.3f} s/image "
-        f"{point.psnr_db:6.2f} dB LPIPS {point.lpips:.4f}",
+        f"{point.restorer:13} {point.steps:4} steps {point.quality.seconds:8.3f} s/image "
+        f"{point.quality.psnr_db:6.2f} dB LPIPS {point.quality.lpips:.4f}",
         flush=True,
     )
 
 
-def findings(points: Sequence[Point], images: int) -> list[Finding]:
+def findings(
+    points: Sequence[Point], presets: Mapping[str, FastSampling], images: int
+) -> list[Finding]:
     """The presets' speed and LPIPS over those of the slowest Algorithm 1 that was run."""
     slowest = max((p for p in points if p.restorer == "commin"), key=lambda point: point.steps)
-    none = next(point for point in points if point.restorer == "none")
+    reference, none = slowest.quality, points[0].quality
     name = f"Algorithm 1, {slowest.steps} steps"
     found = []
     for preset, speed, quality in BARS:
-        default = [point for point in points if point.restorer == preset][-1:]
-        for point in default:  # none where the bundle has no such preset
-            detail = {"steps": point.steps, "s/image": point.seconds, "images": images}
-            found.append(
-                Finding(
-                    f"seconds of {name} / of {preset}",
-                    slowest.seconds / point.seconds,
-                    "at least",
-                    speed,
-                    detail,
-                )
-            )
-            found.append(
-                Finding(
-                    f"LPIPS of {preset} / of {name}",
-                    point.lpips / slowest.lpips,
-                    "at most",
-                    quality,
-                    {"LPIPS": point.lpips, name: slowest.lpips, "PSNR dB": point.psnr_db},
-                )
-            )
-            found.append(
-                Finding(
-                    f"LPIPS of {preset} / of DeepJSCC",
-                    point.lpips / none.lpips,
-                    "at most",
-                    BELOW_DEEPJSCC,
-                    {"DeepJSCC": none.lpips},
-                )
-            )
+        steps = presets[preset].steps
+        ours = next(p.quality for p in points if (p.restorer, p.steps) == (preset, steps))
+        about = {"steps": steps, "s/image": ours.seconds, "PSNR dB": ours.psnr_db}
+        faster = Finding(
+            f"seconds of {name} / of {preset}",
+            reference.seconds / ours.seconds,
+            "at least",
+            speed,
+            about | {"its s/image": reference.seconds, "images": images},
+        )
+        as_good = Finding(
+            f"LPIPS of {preset} / of {name}",
+            ours.lpips / reference.lpips,
+            "at most",
+            quality,
+            {"LPIPS": ours.lpips, "its LPIPS": reference.lpips, "its PSNR dB": reference.psnr_db},
+        )
+        better = Finding(
+            f"LPIPS of {preset} / of DeepJSCC",
+            ours.lpips / none.lpips,
+            "at most",
+            BELOW_DEEPJSCC,
+            {"its LPIPS": none.lpips, "its PSNR dB": none.psnr_db},
+        )
+        found += [faster, as_good, better]
     return found
 
 
@@ -141,13 +121,15 @@ def draw(points: Sequence[Point], file: Path) -> None:
         line = sorted((p for p in points if p.restorer == restorer), key=lambda p: p.steps)
         for row, field in enumerate(("lpips", "psnr_db")):
             for column, size in enumerate(("steps", "seconds")):
-                x = [getattr(point, size) for point in line]
-                y = [getattr(point, field) for point in line]
+                x = [p.steps if size == "steps" else p.quality.seconds for p in line]
+                y = [getattr(p.quality, field) for p in line]
                 axes[row][column].semilogx(x, y, marker="o", label=restorer)
-    none = next(point for point in points if point.restorer == "none")
+    decoded = points[0].quality
     for row, field in enumerate(("lpips", "psnr_db")):
         for axis in axes[row]:
-            axis.axhline(getattr(none, field), color="grey", linestyle=":", label="DeepJSCC")
+            axis.axhline(
+                getattr(none.quality, field), color="grey", linestyle=":", label="DeepJSCC"
+            )
             axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("LPIPS")
     axes[1][0].set_ylabel("PSNR / dB")

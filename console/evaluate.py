@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -107,6 +107,9 @@ def evaluate(
         int, typer.Option(min=1, help="CPU threads of each worker; can change the last bits")
     ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1…")] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Of prior and INNs, when in process")
+    ] = "fp32",
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Images in a cell, restored at a time")
     ] = 16,
@@ -140,7 +143,7 @@ def evaluate(
     from evaluation.tables import check_set_size, image_rows
     from shared.bundle import BundleError
 
-    source: BundleSource | LinkSource = BundleSource(bundle, device, batch)
+    source: BundleSource | LinkSource = BundleSource(bundle, device, batch, precision)
     if link:
         source = LinkSource(link, tls_files(tls_ca, tls_cert, tls_key))
     recipe = Recipe(source, steps)

@@ -15,6 +15,7 @@ from evaluation.baselines.schemes import baseline_scheme
 from evaluation.link_schemes import LinkRestorers
 from evaluation.restorer_schemes import BundleRestorers
 from evaluation.schemes import Scheme, SchemeError
+from receiver.settings import Precision
 from shared.weights import pick_device
 
 
@@ -43,10 +44,11 @@ class BundleSource:
     folder: Path
     device: str = "auto"
     batch: int = 16
+    precision: Precision = "fp32"
 
     def open(self) -> Restorers:
         """Loads it."""
-        return BundleRestorers(self.folder, pick_device(self.device), self.batch)
+        return BundleRestorers(self.folder, pick_device(self.device), self.batch, self.precision)
 
 
 @dataclass(frozen=True)

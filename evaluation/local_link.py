@@ -20,7 +20,7 @@ from receiver.settings import Precision
 from shared.bundle import Bundle
 from shared.draws import Purpose, generator, unit_complex_normal
 from transmitter.encoder import load_encoder
-from transmitter.worker import not_finite, to_tensor
+from transmitter.worker import not_finite, to_batch
 
 Symbols = NDArray[np.complex64]
 OnProgress = Callable[[int, float], None]  # frame id, part done between 0 and 1
@@ -116,9 +116,9 @@ class LocalLink:
     @torch.inference_mode()
     def _transmit(self, frames: Sequence[Frame], settings: Settings) -> list[Symbols]:
         """Eqs. (1)-(4): encodes the frames, and adds to each its own noise."""
-        x = torch.stack([to_tensor(frame.pixels) for frame in frames]).to(self._device)
+        x = to_batch([frame.pixels for frame in frames], self._device)
         snr_db = torch.full((len(frames),), settings.snr_db, device=self._device)
-        rows = self._encoder(x.to(memory_format=torch.channels_last), snr_db).cpu().numpy()
+        rows = self._encoder(x, snr_db).cpu().numpy()
         if not np.isfinite(rows).all():
             raise not_finite()
         return [self._propagate(z, frame, settings) for z, frame in zip(rows, frames, strict=True)]

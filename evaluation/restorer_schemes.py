@@ -13,6 +13,7 @@ from evaluation.images import Pixels
 from evaluation.local_link import Frame, LocalLink, OnProgress, Settings, check_snr
 from evaluation.schemes import SchemeError
 from receiver.restorers import restorers_for
+from receiver.settings import Precision
 from shared.bundle import Bundle
 
 # Parts of a manifest that say what a bundle is called and how it came about, not what it computes.
@@ -42,6 +43,7 @@ class RestorerScheme:
             "kind": "restorer",
             "restorer": self.restorer,
             "steps": self.steps,
+            "precision": str(self.link.models.dtype),
             "bundle": manifest,
         }
 
@@ -68,13 +70,16 @@ class BundleRestorers:
         folder: The bundle's.
         device: Where to compute.
         batch: The most frames that restoration works on at once.
+        precision: Of prior and INNs; "auto" is measured, so it may differ between machines.
 
     Raises:
         BundleError: If the bundle cannot be used.
     """
 
-    def __init__(self, folder: Path, device: torch.device, batch: int) -> None:
-        self._link = LocalLink(Bundle.open(folder), device, batch)
+    def __init__(
+        self, folder: Path, device: torch.device, batch: int, precision: Precision = "fp32"
+    ) -> None:
+        self._link = LocalLink(Bundle.open(folder), device, batch, precision)
         self._restorers = restorers_for(self._link.models)
         self.image_size = self._link.image_size
         self.symbols = self._link.models.symbols

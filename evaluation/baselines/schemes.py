@@ -28,9 +28,7 @@ def baseline_scheme(name: str, fit: LinearAnalogue) -> TensorScheme:
 
 
 def _digital(fit: LinearAnalogue) -> TensorScheme:
-    from evaluation.baselines.digital import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        DigitalSeparation,
-    )
+    from evaluation.baselines.digital import DigitalSeparation
 
     side = round((len(fit.mean) / 3) ** 0.5)
     sender = DigitalSeparation(fit.symbols, fit.mean.view(3, side, side))

@@ -1,0 +1,59 @@
+"""What images look like after the link in this process, and how long that takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from torch import Tensor
+
+from evaluation.images import to_images
+from evaluation.local_link import Frame, LocalLink, Settings
+from evaluation.metrics import lpips, psnr_db
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over images and SNRs.
+
+    Attributes:
+        seconds: Wall time per image, encoding and decoding included.
+        psnr_db: PSNR, dB.
+        lpips: LPIPS (alex).
+    """
+
+    seconds: float
+    psnr_db: float
+    lpips: float
+
+
+def measure(
+    link: LocalLink,
+    frames: Sequence[Frame],
+    snrs_db: Sequence[float],
+    restorer: str,
+    steps: int | None = None,
+) -> Quality:
+    """Sends all frames at each SNR with the same draws whatever the restorer."""
+    each = [_measure(link, frames, Settings(restorer, snr_db, steps=steps)) for snr_db in snrs_db]
+    return Quality(
+        fmean(quality.seconds for quality in each),
+        fmean(quality.psnr_db for quality in each),
+        fmean(quality.lpips for quality in each),
+    )
+
+
+def _measure(link: LocalLink, frames: Sequence[Frame], settings: Settings) -> Quality:
+    started = time.perf_counter()
+    outcomes = link.send(frames, settings)
+    seconds = (time.perf_counter() - started) / len(frames)
+    originals = to_images([frame.pixels for frame in frames])
+    psnr, distance = score(originals, to_images([outcome.restored for outcome in outcomes]))
+    return Quality(seconds, float(psnr.mean()), float(distance.mean()))
+
+
+def score(originals: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """PSNR in dB and LPIPS of each image, (N,) both; images are (N, 3, H, W) in [0, 1]."""
+    return psnr_db(originals, images), lpips(originals, images)
