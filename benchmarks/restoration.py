@@ -127,9 +127,7 @@ def draw(points: Sequence[Point], file: Path) -> None:
     decoded = points[0].quality
     for row, field in enumerate(("lpips", "psnr_db")):
         for axis in axes[row]:
-            axis.axhline(
-                getattr(none.quality, field), color="grey", linestyle=":", label="DeepJSCC"
-            )
+            axis.axhline(getattr(decoded, field), color="grey", linestyle=":", label="DeepJSCC")
             axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("LPIPS")
     axes[1][0].set_ylabel("PSNR / dB")

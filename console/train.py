@@ -60,16 +60,31 @@ def inn(
     ] = None,
     inverse_weight: Annotated[
         float | None,
-        typer.Option(min=0, help="Weight of the inverse's error; 0 is the paper's loss"),
+        typer.Option(min=0, help="Weight of the inverse's error; 0 leaves it out"),
+    ] = None,
+    guided_weight: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight of the error on the prior's estimates; 0 leaves it out"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the training; unset: as configured")
     ] = None,
 ) -> None:
-    """Train the invertible networks that imitate the bundle's DeepJSCC link, eq. (9)."""
+    """Train the invertible networks that imitate the bundle's DeepJSCC link, eq. (9).
+
+    With both weights 0 the loss is the paper's, eq. (9) alone.
+    """
     settings = _read(config)
     changed = settings.model_dump()
     if snr_conditioned is not None:
         changed["inn"]["architecture"]["snr_conditioned"] = snr_conditioned
     if inverse_weight is not None:
         changed["inn"]["inverse_weight"] = inverse_weight
+    if guided_weight is not None:
+        guided = changed["inn"]["guided"] or {}
+        changed["inn"]["guided"] = guided | {"weight": guided_weight} if guided_weight else None
+    if steps is not None:
+        changed["inn"]["loop"]["steps"] = steps
     settings = type(settings).model_validate(changed)
 
     from accelerate import PartialState

@@ -55,7 +55,11 @@ def add_inns(
         architecture = config.inn.architecture.model_dump()
         parts.append({"architecture": architecture, "snr_db": snr_db, "file": file})
     fields = _fields(folder)
-    fields |= {"inns": parts, "guidance": config.inn.guidance.model_dump()}
+    fields |= {
+        "inns": parts,
+        "guidance": config.inn.guidance.model_dump(),
+        "fast": {name: preset.model_dump() for name, preset in config.inn.fast.items()},
+    }
     fields["training"]["inn"] = config.inn.model_dump(mode="json")
     fields["scores"]["inn"] = scores
     return write_manifest(folder, fields)

@@ -14,7 +14,7 @@ from shared.architecture import (
     JSCCArchitecture,
     StyleGAN2Architecture,
 )
-from shared.bundle import Guidance
+from shared.bundle import FastSampling, Guidance
 
 
 class RunSettings(Frozen):
@@ -94,6 +94,9 @@ class INNTraining(Frozen):
         default=None, description="A loss on the prior's estimates; None is the paper's training"
     )
     guidance: Guidance
+    fast: dict[str, FastSampling] = Field(
+        default={"commin-fast": FastSampling()}, description="Presets of the fast sampler"
+    )
     loop: LoopSettings
 
 

@@ -68,6 +68,14 @@ def test_the_commands_make_a_bundle(
     assert commin("train", "inn", *common, "--snr-conditioned").returncode == 0
     assert [part.snr_db for part in Bundle.open("models/mini").manifest.inns] == [None]
 
+    guided = "snrs_db: [-5, 5]\n  guided: {perceptual_weight: 0.1}"
+    Path("mini.yaml").write_text(CONFIG.replace("snrs_db: [-5, 5]", guided))
+    assert commin("train", "inn", *common, "--snr-conditioned", "--runs", "guided").returncode == 0
+    assert Bundle.open("models/mini").manifest.training["inn"]["guided"]["weight"] == 1
+    papers = ("--snr-conditioned", "--runs", "papers", "--guided-weight", 0, "--steps", 1)
+    assert commin("train", "inn", *common, *papers).returncode == 0
+    assert Bundle.open("models/mini").manifest.training["inn"]["guided"] is None
+
     pretrained = CONFIG.replace("patch_size: 2", f"pretrained: {bundle / 'prior'}\n  patch_size: 2")
     Path("mini.yaml").write_text(pretrained)
     assert commin("train", "prior", *common).returncode == 0
