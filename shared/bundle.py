@@ -78,7 +78,9 @@ class Guidance(Frozen):
     clip: bool = Field(
         default=True, description="Clamp x_{0,t} to [-1, 1], as reference DDPM code does"
     )
-    zeta_by_snr_db: dict[float, PositiveFloat] = Field(min_length=1)
+    zeta_by_snr_db: dict[float, PositiveFloat] = Field(
+        min_length=1, description="Step size of the whole schedule, T = 1000, at each SNR"
+    )
     dps_zeta: PositiveFloat = Field(default=1.0, description="Step size of DPS, at every SNR")
 
     def zeta(self, snr_db: float) -> float:

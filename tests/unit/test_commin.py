@@ -103,3 +103,13 @@ def test_the_last_step_adds_no_noise_and_ends_at_x_0() -> None:
         restorer.step([trajectory])
     assert trajectory.position == 3
     assert torch.equal(trajectory.x, trajectory.x0)
+
+
+def test_a_respaced_schedule_takes_longer_steps() -> None:
+    models = models_with("unsquared")
+    assert models.prior
+    assert models.guidance
+    restorer = CommIN(models, models.prior, models.guidance)
+    y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
+    zetas = [restorer.zeta(restorer.start(y, 0.0, steps, noise)) for steps in (1000, 250, 10)]
+    assert zetas == pytest.approx([ZETA, 2 * ZETA, 10 * ZETA])
