@@ -10,6 +10,7 @@ those that results are reported on. Prints LPIPS and PSNR of each, SNR by SNR.
 from __future__ import annotations
 
 import itertools
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ def main() -> None:
     for name, default in (("zeta", ""), ("start", ""), ("blend", "1"), ("eta", "0")):
         options.add_argument(f"--{name}", default=default)
     options.add_argument("--norm", default="unsquared")
+    options.add_argument("--bounded", action="store_true", help="steps of commin are bounded")
     arguments = options.parse_args()
     link = LocalLink(Bundle.open(arguments.bundle), pick_device())
     frames = read_frames(arguments.data, link.image_size, arguments.first + arguments.limit)
@@ -54,15 +56,15 @@ def main() -> None:
 
 
 def _choices(
-    models: ReceiverModels, arguments: object, steps: int
+    models: ReceiverModels, arguments: Namespace, steps: int
 ) -> Iterator[tuple[str, str, ReceiverModels]]:
     """A description, the restorer to use, and models with the guidance to try."""
     numbers = {
         name: [float(each) for each in getattr(arguments, name).split(",") if each]
         for name in ("zeta", "start", "blend", "eta")
     }
-    for norm, zeta in itertools.product(arguments.norm.split(","), numbers["zeta"]):  # type: ignore[attr-defined]
-        guidance = Guidance(norm=norm, zeta_by_snr_db={0.0: zeta})
+    for norm, zeta in itertools.product(arguments.norm.split(","), numbers["zeta"]):
+        guidance = Guidance(norm=norm, bounded=arguments.bounded, zeta_by_snr_db={0.0: zeta})
         yield f"commin, {norm} norm, zeta {zeta:g}", "commin", replace(models, guidance=guidance)
     for start, blend, eta in itertools.product(*(numbers[n] for n in ("start", "blend", "eta"))):
         point = OperatingPoint(start=int(start), blend=blend, eta=eta)

@@ -78,6 +78,9 @@ class Guidance(Frozen):
     clip: bool = Field(
         default=True, description="Clamp x_{0,t} to [-1, 1], as reference DDPM code does"
     )
+    bounded: bool = Field(
+        default=False, description="Never step beyond where the residual would vanish (Polyak)"
+    )
     zeta_by_snr_db: dict[float, PositiveFloat] = Field(
         min_length=1, description="Step size of the whole schedule, T = 1000, at each SNR"
     )

@@ -18,6 +18,7 @@ def guided_step(
     bound: Callable[[Tensor], Tensor],
     residual: Callable[[Tensor], Tensor],
     zeta: Tensor,
+    bounded: bool = False,
 ) -> None:
     r"""One step of eqs. (10)-(11), less :math:`\zeta \nabla_{x_t} r(x_{0,t})`, in place.
 
@@ -27,6 +28,8 @@ def guided_step(
         bound: Keeps :math:`x_{0,t}`, (B, 3, H, W), within the range of images, or not.
         residual: r, one number for each image, (B,), of :math:`x_{0,t}`.
         zeta: Step size of each image, (B,).
+        bounded: Never go further than to where r would vanish to first order,
+            :math:`\zeta \le r / \|\nabla r\|_2^2` (Polyak, 1969): a longer step overshoots.
     """
     x = torch.stack([each.x for each in batch])
     noise = draw_batch(batch)
@@ -37,8 +40,12 @@ def guided_step(
         x.requires_grad_()
         epsilon = prior(x, torch.tensor(t, device=x.device))
         x0 = bound(step.predict_x0(x, epsilon))
-        (gradient,) = torch.autograd.grad(residual(x0).sum(), x)
-    x, x0 = x.detach(), x0.detach()
+        distance = residual(x0)
+        (gradient,) = torch.autograd.grad(distance.sum(), x)
+    x, x0, distance = x.detach(), x0.detach(), distance.detach()
+    if bounded:
+        slope = gradient.square().sum((1, 2, 3)).clamp(min=torch.finfo(x.dtype).tiny)
+        zeta = torch.minimum(zeta, distance / slope)
     x = step.posterior_mean(x, x0) + step.sigma * noise - zeta[:, None, None, None] * gradient
 
     for each, state, estimate in zip(batch, x, x0, strict=True):
