@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from evaluation.images import Pixels
 
 STAGES = ("encode", "propagate", "queue", "decode", "restore")
-STEPS = 50  # about a minute on two cores
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def demo(
     snrs: Annotated[
         str, typer.Option(metavar="DB,DB…", help="SNRs in dB, separated by commas")
     ] = "-5,0,5",
-    steps: StepsOption = STEPS,
+    steps: StepsOption = None,
     restorer: Annotated[
         str | None, typer.Option(help="Unset: the bundle's default restorer")
     ] = None,

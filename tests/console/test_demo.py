@@ -46,6 +46,7 @@ def test_a_demo_that_is_stopped_leaves_no_service(
     bundle: Path, faces: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "console", "demo", "--bundle", bundle, "--steps", "1000"]
+    command += ["--restorer", "commin"]
     demo = subprocess.Popen(
         [*map(str, command), "--out", str(tmp_path), str(faces)],
         stderr=subprocess.PIPE,

@@ -163,7 +163,7 @@ def test_describe_tells_what_is_loaded(client: commin.Link) -> None:
     assert link.receiver.bundle == bundle
     assert (link.channel.model, link.channel.default_snr_db) == ("awgn", 0)
     assert {"none", "commin"} <= {restorer.name for restorer in link.receiver.restorers}
-    assert link.receiver.default_restorer == "commin"
+    assert link.receiver.default_restorer == "commin-fast"
 
 
 def test_the_default_snr_changes_while_running(link: ThreeProcesses, client: commin.Link) -> None:

@@ -70,7 +70,8 @@ def test_the_papers_numbers() -> None:
     assert CONFIG.inn.snrs_db == (-5, -3, -1, 1, 3, 5)
     assert not CONFIG.inn.architecture.snr_conditioned
     assert CONFIG.inn.inverse_weight == 0
-    assert CONFIG.inn.shrink == 1
+    assert CONFIG.inn.guided is None
+    assert not CONFIG.inn.guidance.bounded
     zeta = CONFIG.inn.guidance.zeta_by_snr_db
     assert zeta == {-5: 0.3, -3: 0.3, -1: 0.4, 1: 0.4, 3: 0.5, 5: 0.5}
     assert CONFIG.prior.pretrained == "google/ddpm-celebahq-256"

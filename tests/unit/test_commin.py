@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from receiver.decoder import Decoder
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
+from receiver.restorers.base import Trajectory
 from receiver.restorers.commin import CommIN
 from shared.architecture import INNArchitecture, JSCCArchitecture
 from shared.bundle import Guidance
@@ -113,3 +115,33 @@ def test_a_respaced_schedule_takes_longer_steps() -> None:
     y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
     zetas = [restorer.zeta(restorer.start(y, 0.0, steps, noise)) for steps in (1000, 250, 10)]
     assert zetas == pytest.approx([ZETA, 2 * ZETA, 10 * ZETA])
+
+
+def test_a_bounded_step_ends_where_the_residual_would_vanish() -> None:
+    y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
+
+    def stepped(zeta: float, bounded: bool) -> tuple[CommIN, Trajectory]:
+        guidance = Guidance(clip=False, bounded=bounded, zeta_by_snr_db={0.0: zeta})
+        models = replace(models_with("unsquared"), guidance=guidance)
+        assert models.prior
+        restorer = CommIN(models, models.prior, guidance)
+        trajectory = restorer.start(y, 0.0, 1000, noise)
+        trajectory.times = [300, 299]
+        restorer.step([trajectory])
+        return restorer, trajectory
+
+    scale = math.sqrt(1000 / 2)  # of zeta, for two steps
+    (restorer, short), (_, twice) = stepped(1 / scale, False), stepped(2 / scale, False)
+    gradient = short.x - twice.x
+    residual = restorer.residual(
+        restorer.models.inn_for(0.0), short.x0[None], short.guide[None], torch.zeros(1)
+    )
+    polyak = float(residual) / float(gradient.square().sum())
+    _, bounded = stepped(1e6, True)
+    torch.testing.assert_close(
+        bounded.x, short.x + gradient - polyak * gradient, rtol=1e-3, atol=1e-3
+    )
+    _, unaffected = stepped(1e-3 / scale, True)
+    _, free = stepped(1e-3 / scale, False)
+    assert polyak > 1e-3
+    torch.testing.assert_close(unaffected.x, free.x)

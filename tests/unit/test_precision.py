@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,17 +12,14 @@ from pydantic import ValidationError
 
 import receiver.precision
 from receiver.decoder import Decoder
-from receiver.diffusion import Step
 from receiver.engine import Engine, Job, Outcome
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.precision import Lowered, compute_in, pick_dtype
 from receiver.prior import Prior
-from receiver.restorers.base import Trajectory, draw_batch
-from receiver.restorers.commin import CommIN
 from receiver.settings import ReceiverSettings
 from shared.architecture import INNArchitecture, JSCCArchitecture
-from shared.bundle import Guidance
+from shared.bundle import FastSampling, Guidance
 from shared.draws import Purpose, generator, unit_complex_normal
 from shared.weights import ready
 
@@ -59,6 +55,7 @@ def single() -> ReceiverModels:
         inns={None: ready(inn, CPU)},
         prior=make_prior(),
         guidance=Guidance(zeta_by_snr_db={0.0: 0.1}),
+        fast={"commin-fast": FastSampling()},
     )
 
 
@@ -71,37 +68,13 @@ def half(single: ReceiverModels) -> ReceiverModels:
     return replace(single, prior=prior, inns=inns, dtype=torch.bfloat16)
 
 
-class Guided(CommIN):
-    """Steps without a gradient: the estimate is replaced by its guided one."""
-
-    @torch.inference_mode()
-    def step(self, batch: Sequence[Trajectory]) -> None:
-        x, coarse = (
-            torch.stack([getattr(each, name) for each in batch]) for name in ("x", "guide")
-        )
-        t = [each.time for each in batch]
-        step = Step.between(t, [each.next_time for each in batch], x.device)
-        snr_db = x.new_tensor([each.snr_db for each in batch])
-        estimate = step.predict_x0(x, self.prior(x, torch.tensor(t))).clamp(-1, 1)
-        inn = self.models.inn_for(0.0)
-        _, detail = inn(estimate, snr_db)
-        x0 = (estimate + inn.inverse(coarse, detail, snr_db)) / 2
-        x = step.posterior_mean(x, x0) + step.sigma * draw_batch(batch)
-        for each, state, image in zip(batch, x, x0, strict=True):
-            each.x, each.x0 = state, image
-            each.position += 1
-
-
 def restored(models: ReceiverModels, frames: int, max_batch: int) -> np.ndarray:
     async def run() -> list[np.ndarray]:
         engine = Engine(models, max_batch=max_batch)
-        assert models.prior
-        assert models.guidance
-        engine.restorers["commin"] = Guided(models, models.prior, models.guidance)
 
         async def one(frame_id: int) -> np.ndarray:
             z = unit_complex_normal(generator(1, frame_id, Purpose.CHANNEL), 64)
-            job = Job(frame_id, 3, z, 0.0, "commin", steps=8)
+            job = Job(frame_id, 3, z, 0.0, "commin-fast", steps=8)
             last = [event async for event in engine.run(job)][-1]
             assert isinstance(last, Outcome)
             return last.restored
