@@ -77,7 +77,9 @@ def add_prior(
         training: What the manifest shall say of the training.
     """
     shutil.rmtree(folder / "prior", ignore_errors=True)
-    half = UNet2DModel.from_config(prior.network.config)
+    fields = dict(prior.network.config)
+    fields.pop("_name_or_path", None)  # where it was trained, which no reader has
+    half = UNet2DModel.from_config(fields)
     half.load_state_dict(prior.network.state_dict())
     half.to(torch.float16).save_pretrained(folder / "prior")
     for file in (folder / "prior").iterdir():
