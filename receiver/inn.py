@@ -76,7 +76,7 @@ class _Branch(nn.Module):
         x = F.pixel_unshuffle(x, self.patch_size)
         if plane is not None:
             x = torch.cat([x, plane.expand(-1, -1, *x.shape[2:])], dim=1)
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = x + block(x)
         return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
