@@ -77,9 +77,9 @@ def add_prior(
         training: What the manifest shall say of the training.
     """
     shutil.rmtree(folder / "prior", ignore_errors=True)
-    fields = dict(prior.network.config)
-    fields.pop("_name_or_path", None)  # where it was trained, which no reader has
-    half = UNet2DModel.from_config(fields)
+    architecture = dict(prior.network.config)
+    architecture.pop("_name_or_path", None)  # a folder of the machine that it was trained on
+    half = UNet2DModel.from_config(architecture)
     half.load_state_dict(prior.network.state_dict())
     half.to(torch.float16).save_pretrained(folder / "prior")
     for file in (folder / "prior").iterdir():
