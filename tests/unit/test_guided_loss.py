@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from receiver.inn import INN, split
+from receiver.inn import INN, merge, split
 from shared.architecture import INNArchitecture
 from training.config import GuidedLoss
 from training.guided import GuidedInverse
 
 SIZE = 32
+
+
+def alpha_bar(t: Tensor) -> Tensor:
+    """Of the linear schedule, Ho et al., 2020: (B, 1, 1, 1) for times (B,)."""
+    bar = torch.cat([torch.ones(1), (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)])
+    return bar[t][:, None, None, None]
 
 
 class KnowsTheImage(nn.Module):
@@ -20,10 +26,11 @@ class KnowsTheImage(nn.Module):
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.x = x
+        self.asked: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, state: Tensor, t: Tensor) -> Tensor:
-        bar = torch.cat([torch.ones(1), (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)])
-        bar = bar[t][:, None, None, None]
+        self.asked.append((state, t))
+        bar = alpha_bar(t)
         return (state - bar.sqrt() * self.x) / (1 - bar).sqrt()
 
 
@@ -43,6 +50,24 @@ def test_it_is_the_error_of_what_the_observation_brings_in() -> None:
     y = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
     expected = (2 * (split(y)[0] - split(x)[0])).square().mean()
     torch.testing.assert_close(loss(inn, x, y, GuidedLoss()), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_it_asks_about_what_a_sampler_meets() -> None:
+    """The decoded image noised, then the estimate of that noised: what is left is unit noise."""
+    x, inn = images(32), INN(INNArchitecture(levels=1, snr_conditioned=True))
+    y = (x * 0.6 + 0.3).clamp(0, 1)
+    prior = KnowsTheImage(2 * x - 1)
+    guided = GuidedInverse(GuidedLoss(start=20), prior)  # type: ignore[arg-type]
+    guided(inn, x, y, torch.zeros(len(x)), torch.Generator().manual_seed(1))
+    (first, early), (second, late) = prior.asked
+    assert early.max() <= 20 < late.max()
+    for image, state, t in (
+        (2 * y - 1, first, early),
+        (merge(split(2 * y - 1)[0], split(2 * x - 1)[1]), second, late),
+    ):
+        bar = alpha_bar(t)
+        noise = (state - bar.sqrt() * image) / (1 - bar).sqrt()
+        assert noise.square().mean((1, 2, 3)) == pytest.approx(torch.ones(32), abs=0.15)
 
 
 def test_nothing_is_lost_where_the_link_loses_nothing() -> None:
