@@ -13,11 +13,9 @@ from evaluation.images import Pixels
 from evaluation.local_link import Frame, LocalLink, OnProgress, Settings, check_snr
 from evaluation.schemes import SchemeError
 from receiver.restorers import restorers_for
+from receiver.restorers.base import Restorer
 from receiver.settings import Precision
 from shared.bundle import Bundle
-
-# Parts of a manifest that say what a bundle is called and how it came about, not what it computes.
-REMARKS = frozenset({"name", "training", "scores", "snr_range_db"})
 
 
 @dataclass(frozen=True)
@@ -26,25 +24,24 @@ class RestorerScheme:
 
     Attributes:
         name: See :class:`evaluation.schemes.Scheme`.
-        restorer: Name of the restorer.
+        restorer: The restorer.
         steps: Denoising steps.
         link: The loaded bundle.
     """
 
     name: str
-    restorer: str
+    restorer: Restorer
     steps: int
     link: LocalLink
 
     def identity(self) -> Mapping[str, Any]:
-        """The restorer and the whole bundle, by its files' sha256 and its manifest."""
-        manifest = self.link.bundle.manifest.model_dump(mode="json", exclude=set(REMARKS))
+        """The restorer and what it uses of the bundle: fields and the sha256 of files."""
         return {
             "kind": "restorer",
-            "restorer": self.restorer,
+            "restorer": self.restorer.name,
             "steps": self.steps,
             "precision": str(self.link.models.dtype),
-            "bundle": manifest,
+            "bundle": self.link.bundle.manifest.without(self.restorer.ignores),
         }
 
     def check(self, snr_db: float) -> None:
@@ -58,7 +55,7 @@ class RestorerScheme:
         self, frames: Sequence[Frame], snr_db: float, seed: int, on_progress: OnProgress
     ) -> list[Pixels]:
         """See :class:`evaluation.schemes.Scheme`."""
-        settings = Settings(self.restorer, snr_db, seed, self.steps or None)
+        settings = Settings(self.restorer.name, snr_db, seed, self.steps or None)
         outcomes = self.link.send(frames, settings, on_progress)
         return [outcome.restored for outcome in outcomes]
 
@@ -100,7 +97,7 @@ class BundleRestorers:
         if found is None:
             raise not_there(restorer, self.description, self.names)
         steps = checked_steps(restorer, steps, found.default_steps, found.max_steps)
-        return RestorerScheme(name, restorer, steps, self._link)
+        return RestorerScheme(name, found, steps, self._link)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +22,14 @@ from shared.architecture import (
 )
 
 MANIFEST = "bundle.json"
+
+# Where a field is in a manifest, such as ("inns", "file"), which means every INN's.
+FieldPath = tuple[str, ...]
+
+# Fields that say what a bundle is called and how it came about, not what it computes.
+REMARKS: frozenset[FieldPath] = frozenset(
+    {("name",), ("training",), ("scores",), ("snr_range_db",)}
+)
 
 Setting = TypeVar("Setting")
 
@@ -139,6 +147,44 @@ class Manifest(Frozen):
     scores: dict[str, Any] = Field(default={}, description="What it scored, by which command")
     files: dict[str, str] = Field(default={}, description="sha256 of each file, hexadecimal")
 
+    def without(self, ignored: Iterable[FieldPath]) -> dict[str, Any]:
+        """What the rest of the bundle computes with, as JSON values.
+
+        Arguments:
+            ignored: Fields to leave out, and with them the sha256 of files that they alone name.
+
+        Returns:
+            The manifest without them and :data:`REMARKS`. What nobody lists, stays: a field or
+            a file that is new counts until somebody says that it does not.
+        """
+        left_out = REMARKS.union(ignored)
+        kept: dict[str, Any] = _pruned(self.model_dump(mode="json"), left_out)
+        owners = self._owners
+        kept["files"] = {
+            name: digest
+            for name, digest in self.files.items()
+            if not owners.get(name) or any(_is_kept(path, left_out) for path in owners[name])
+        }
+        return kept
+
+    @property
+    def _owners(self) -> dict[str, list[FieldPath]]:
+        """The fields that name each file."""
+        named: list[tuple[str, FieldPath]] = [
+            (self.jscc.encoder, ("jscc", "encoder")),
+            (self.jscc.decoder, ("jscc", "decoder")),
+            *((inn.file, ("inns", "file")) for inn in self.inns),
+        ]
+        if self.generator:
+            named.append((self.generator.file, ("generator", "file")))
+        if self.prior:
+            inside = f"{self.prior.source}/"
+            named += ((f, ("prior", "source")) for f in self.files if f.startswith(inside))
+        owners: dict[str, list[FieldPath]] = {}
+        for file, path in named:
+            owners.setdefault(file, []).append(path)
+        return owners
+
     @model_validator(mode="after")
     def _every_file_is_vouched_for(self) -> Manifest:
         needed = {self.jscc.encoder, self.jscc.decoder, *(inn.file for inn in self.inns)}
@@ -212,6 +258,24 @@ def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_kept(path: FieldPath, left_out: Collection[FieldPath]) -> bool:
+    """Whether neither a field nor any that it is in is left out."""
+    return not any(path[:depth] in left_out for depth in range(1, len(path) + 1))
+
+
+def _pruned(value: Any, left_out: Collection[FieldPath], path: FieldPath = ()) -> Any:
+    """JSON values without the fields to be left out; the elements of a list have its path."""
+    if isinstance(value, dict):
+        return {
+            name: _pruned(each, left_out, (*path, name))
+            for name, each in value.items()
+            if (*path, name) not in left_out
+        }
+    if isinstance(value, list):
+        return [_pruned(each, left_out, path) for each in value]
+    return value
 
 
 def _check(folder: Path, name: str, expected: str) -> None:

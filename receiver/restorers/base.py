@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from shared.bundle import FieldPath
 from shared.draws import DiffusionNoise
 
 
@@ -81,12 +82,17 @@ def draw_batch(batch: Sequence[Trajectory]) -> Tensor:
 
 
 class Restorer(Protocol):
-    """An iterative restorer. It keeps no state of a frame; that is in the trajectory."""
+    """An iterative restorer. It keeps no state of a frame; that is in the trajectory.
+
+    ``ignores`` are the fields of a bundle's manifest that make no difference to its results, for
+    whoever keeps results: see :meth:`shared.bundle.Manifest.without`.
+    """
 
     name: str
     summary: str
     default_steps: int
     max_steps: int
+    ignores: frozenset[FieldPath]
 
     def start(self, y: Tensor, snr_db: float, steps: int, noise: DiffusionNoise) -> Trajectory:
         """The state before the first step of restoring ``y``, (3, H, W) in [0, 1]."""

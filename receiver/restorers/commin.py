@@ -14,7 +14,7 @@ from receiver.models import ReceiverModels
 from receiver.prior import Prior
 from receiver.restorers.base import Trajectory, draw_like, from_unit
 from receiver.restorers.guided import guided_step
-from shared.bundle import Guidance
+from shared.bundle import FieldPath, Guidance
 from shared.draws import DiffusionNoise
 
 
@@ -34,6 +34,7 @@ class CommIN:
     summary = "Algorithm 1: DDPM sampling with the gradient of the INN residual"
     default_steps = 25
     max_steps = TRAINING_STEPS
+    ignores: frozenset[FieldPath] = frozenset({("generator",), ("fast",), ("guidance", "dps_zeta")})
 
     def __init__(self, models: ReceiverModels, prior: Prior, guidance: Guidance) -> None:
         self.models = models

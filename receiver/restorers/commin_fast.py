@@ -11,7 +11,7 @@ from receiver.diffusion import Step, timesteps
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
 from receiver.restorers.base import Trajectory, draw_batch, draw_like, from_unit
-from shared.bundle import FastSampling
+from shared.bundle import FastSampling, FieldPath
 from shared.draws import DiffusionNoise
 
 
@@ -43,6 +43,8 @@ class CommINFast:
         self.sampling = sampling
         self.summary = f"INN guidance without gradients, {sampling.steps} DDIM steps by default"
         self.default_steps = sampling.steps
+        others = {("fast", preset) for preset in models.fast if preset != name}
+        self.ignores: frozenset[FieldPath] = frozenset({("generator",), ("guidance",)} | others)
         self.max_steps = min(point.start for point in sampling.by_snr_db.values())
 
     def start(self, y: Tensor, snr_db: float, steps: int, noise: DiffusionNoise) -> Trajectory:

@@ -13,7 +13,7 @@ from receiver.models import ReceiverModels
 from receiver.prior import Prior
 from receiver.restorers.base import Trajectory, draw_like, from_unit
 from receiver.restorers.guided import guided_step
-from shared.bundle import Guidance
+from shared.bundle import FieldPath, Guidance
 from shared.draws import DiffusionNoise
 
 
@@ -34,6 +34,19 @@ class DPS:
     summary = "diffusion posterior sampling: the gradient of the coarse part's residual"
     default_steps = TRAINING_STEPS
     max_steps = TRAINING_STEPS
+    # Of the INNs it knows how many levels they have, of the guidance its own step size.
+    ignores: frozenset[FieldPath] = frozenset(
+        {
+            ("generator",),
+            ("fast",),
+            ("inns", "file"),
+            *(
+                ("inns", "architecture", size)
+                for size in ("lifts", "width", "blocks", "patch_size")
+            ),
+            *(("guidance", field) for field in ("norm", "clip", "bounded", "zeta_by_snr_db")),
+        }
+    )
 
     def __init__(self, models: ReceiverModels, prior: Prior, guidance: Guidance) -> None:
         self.models = models

@@ -14,6 +14,7 @@ from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.restorers.base import Trajectory, from_unit
 from receiver.stylegan2 import State, StyleGAN2
+from shared.bundle import FieldPath
 from shared.draws import DiffusionNoise
 from shared.perceptual import shared_lpips
 
@@ -86,6 +87,7 @@ class InverseJSCC:
     summary = "InverseJSCC: intermediate-layer optimisation of a StyleGAN-2 generator"
     default_steps = sum(SCHEDULE)
     max_steps = 20 * default_steps
+    ignores: frozenset[FieldPath] = frozenset({("prior",), ("guidance",), ("fast",)})
 
     def __init__(self, models: ReceiverModels, generator: StyleGAN2) -> None:
         self.models = models

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from torch import Tensor
 
 from receiver.restorers.base import Trajectory, from_unit
+from shared.bundle import FieldPath
 from shared.draws import DiffusionNoise
 
 
@@ -17,6 +18,9 @@ class NoRestorer:
     summary = "the DeepJSCC decoder's image as it is"
     default_steps = 0
     max_steps = 0
+    ignores: frozenset[FieldPath] = frozenset(
+        {("inns",), ("prior",), ("generator",), ("guidance",), ("fast",)}
+    )
 
     def start(self, y: Tensor, snr_db: float, steps: int, noise: DiffusionNoise) -> Trajectory:
         """A trajectory without steps that ends at ``y``."""
