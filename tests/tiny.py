@@ -22,11 +22,10 @@ SIZE, SYMBOLS = 32, 64
 
 # As in the bundle that ships, no step goes beyond where the residual would vanish. Random networks
 # reach that point, and a step of fixed length then jumps to and fro across it: the gradient of an
-# un-squared norm keeps its length, and its sign is that of the round-off. Such steps make a
+# un-squared norm keeps its length there, and round-off decides its direction. Such steps make a
 # difference of 1e-6 at the start 200 000 times as large in 60 steps, bounded ones twice as large;
 # test_commin.py asserts the latter. Only so can images be compared that met other batch mates.
 GUIDANCE = Guidance(bounded=True, zeta_by_snr_db={0.0: 0.1})
-
 
 INN_SIZES = INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True)
 

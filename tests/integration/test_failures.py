@@ -85,6 +85,12 @@ def test_a_cancelled_stream_frees_the_receiver(link: ThreeProcesses) -> None:
 
 @pytest.mark.slow
 def test_every_result_arrives_though_the_receiver_was_killed(start: Start, bundle: Path) -> None:
+    """And is the undisturbed one, to a grey level.
+
+    Frames that are sent again meet other batch mates, and convolutions of other batch sizes sum in
+    another order. The bundle's guidance keeps such a difference as small as it is (tests/tiny.py);
+    a wrong seed, frame or step would cost 100 grey levels.
+    """
     images = [picture(number) for number in range(12)]
     ports = free_ports(2)
     front = start("transmitter", bundle=bundle, channel=f"127.0.0.1:{ports[0]}")

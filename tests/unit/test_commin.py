@@ -131,7 +131,7 @@ def test_bounded_steps_do_not_amplify_round_off() -> None:
     for models in (plain, lifted):
         assert models.prior
         restorer = CommIN(models, models.prior, GUIDANCE)
-        exact, moved = (restorer.start(y, 0.0, 60, DiffusionNoise(4, 0)) for _ in range(2))
+        exact, moved = (restorer.start(y, 0.0, 30, DiffusionNoise(4, 0)) for _ in range(2))
         moved.x = moved.x + 1e-4 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
         while not exact.done:
             restorer.step([exact, moved])
