@@ -5,15 +5,23 @@ VENV ?= .venv
 TORCH_CONSTRAINTS ?= constraints-torch.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WANTED := $(VENV)/.wanted
 PIP_INSTALL := -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-channel lint types proto proto-check deploy-check bench constraints clean
+.PHONY: always help demo test test-channel lint types proto proto-check deploy-check bench \
+	constraints clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-$(INSTALLED): pyproject.toml constraints.txt $(TORCH_CONSTRAINTS)
+# All that decides what is installed: of pyproject.toml, what stands before the tools' settings.
+$(WANTED): always
+	@mkdir -p $(@D)
+	@sed '/^\[tool\.ruff\]/,$$d' pyproject.toml | cat - constraints.txt $(TORCH_CONSTRAINTS) > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(INSTALLED): $(WANTED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) -c $(TORCH_CONSTRAINTS) -e '.[all]'
 	touch $@
@@ -24,7 +32,7 @@ demo: $(INSTALLED)  ## Sends sample faces over a noisy link and draws what comes
 test: $(INSTALLED)  ## Runs the tests (ARGS="-m 'not slow'")
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
 
-$(VENV)-channel/.installed: pyproject.toml constraints.txt
+$(VENV)-channel/.installed: $(WANTED)
 	test -x $(VENV)-channel/bin/python || $(PYTHON) -m venv $(VENV)-channel
 	$(VENV)-channel/bin/python $(PIP_INSTALL) -e '.[channel]' \
 		hypothesis pytest pytest-asyncio pytest-timeout

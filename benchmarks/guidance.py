@@ -13,11 +13,9 @@ import itertools
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.common import parser
-from benchmarks.quality import measure
-from evaluation.evaluate import read_frames
+from benchmarks.quality import add_options, chosen, measure
 from evaluation.local_link import LocalLink
 from receiver.models import ReceiverModels
 from shared.bundle import Bundle, FastSampling, Guidance, OperatingPoint
@@ -29,10 +27,7 @@ FAST = "commin-fast"
 def main() -> None:
     """One line for each combination and SNR."""
     options = parser(__doc__)
-    options.add_argument("data", type=Path)
-    options.add_argument("--first", type=int, default=800, help="position of the first image")
-    options.add_argument("--limit", type=int, default=32, help="images at each SNR")
-    options.add_argument("--snrs", default="-5,5")
+    add_options(options, first=800, limit=32, snrs="-5,5")
     options.add_argument("--steps", default="50", help="denoising steps")
     for name, default in (("zeta", ""), ("start", ""), ("blend", "1"), ("eta", "0")):
         options.add_argument(f"--{name}", default=default)
@@ -40,13 +35,12 @@ def main() -> None:
     options.add_argument("--bounded", action="store_true", help="steps of commin are bounded")
     arguments = options.parse_args()
     link = LocalLink(Bundle.open(arguments.bundle), pick_device())
-    frames = read_frames(arguments.data, link.image_size, arguments.first + arguments.limit)
-    frames = frames[arguments.first :]
+    frames, snrs_db = chosen(arguments, link.image_size)
     loaded = link.models
     for steps in map(int, arguments.steps.split(",")):
         for name, restorer, models in _choices(loaded, arguments, steps):
             link.models = models
-            for snr_db in map(float, arguments.snrs.split(",")):
+            for snr_db in snrs_db:
                 quality = measure(link, frames, [snr_db], restorer, steps)
                 print(
                     f"{name}, {steps} steps, {snr_db:+g} dB: LPIPS {quality.lpips:.4f}, "

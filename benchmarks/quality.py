@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from torch import Tensor
 
+from evaluation.evaluate import read_frames
 from evaluation.images import to_images
 from evaluation.local_link import Frame, LocalLink, Settings
 from evaluation.metrics import lpips, psnr_db
+
+
+def add_options(options: ArgumentParser, first: int, limit: int, snrs: str) -> None:
+    """Options for what :func:`chosen` gives, with these defaults."""
+    options.add_argument("data", type=Path)
+    options.add_argument("--first", type=int, default=first, help="position of the first image")
+    options.add_argument("--limit", type=int, default=limit, help="images at each SNR")
+    options.add_argument("--snrs", default=snrs, help="dB, separated by commas")
+
+
+def chosen(arguments: Namespace, image_size: int) -> tuple[list[Frame], list[float]]:
+    """The images to send, and SNRs in dB to send them at."""
+    frames = read_frames(arguments.data, image_size, arguments.first + arguments.limit)
+    return frames[arguments.first :], [float(snr) for snr in arguments.snrs.split(",")]
 
 
 @dataclass(frozen=True)

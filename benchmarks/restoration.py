@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import Finding, parser, report
-from benchmarks.quality import Quality, measure
-from evaluation.evaluate import read_frames
+from benchmarks.quality import Quality, add_options, chosen, measure
 from evaluation.local_link import LocalLink
 from shared.bundle import Bundle, FastSampling
 from shared.weights import pick_device
@@ -37,18 +36,13 @@ class Point:
 def main() -> None:
     """Prints a table of all points and the ratios of the presets."""
     options = parser(__doc__)
-    options.add_argument("data", type=Path)
-    options.add_argument("--first", type=int, default=0, help="position of the first image")
-    options.add_argument("--limit", type=int, default=4, help="images at each SNR")
-    options.add_argument("--snrs", default="-5,-3,-1,1,3,5")
+    add_options(options, first=0, limit=4, snrs="-5,-3,-1,1,3,5")
     options.add_argument("--algorithm1", default="1000,250,100,50", help="steps of commin")
     options.add_argument("--fast", default="100,50,25,10,4,2,1", help="steps of commin-fast")
     options.add_argument("--plot", type=Path, help="draw the table to this file")
     arguments = options.parse_args()
     link = LocalLink(Bundle.open(arguments.bundle), pick_device(), max_batch=16)
-    frames = read_frames(arguments.data, link.image_size, arguments.first + arguments.limit)
-    frames = frames[arguments.first :]
-    snrs = [float(snr) for snr in arguments.snrs.split(",")]
+    frames, snrs = chosen(arguments, link.image_size)
     algorithm1 = [int(steps) for steps in arguments.algorithm1.split(",")]
     if arguments.quick:
         frames, snrs, algorithm1 = frames[:1], snrs[:1], [2]

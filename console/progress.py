@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, ProgressColumn, TaskID
+
+from shared.progress import bars
 
 FEW = 16  # with more images than this, finished bars make room for others
 
 
-class FrameBars:
+class _Bars:
+    """Bars on standard error, drawn within a ``with`` block."""
+
+    def __init__(self, *columns: str | ProgressColumn) -> None:
+        self._progress = bars(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+
+class FrameBars(_Bars):
     """A bar for each image, which follows its denoising steps, and one for all images.
 
     Arguments:
@@ -27,30 +35,10 @@ class FrameBars:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(MofNCompleteColumn(), "{task.fields[unit]}")
         self._names = names
         self._bars: dict[int, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
         self._all = self._progress.add_task("all", total=len(names), unit="images")
-
-    def __enter__(self) -> FrameBars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def update(self, frame_id: int, step: int, steps: int) -> None:
         """A frame has come so far; may be called from any thread."""
@@ -77,7 +65,7 @@ class FrameBars:
         return self._bars[frame_id]
 
 
-class CellBar:
+class CellBar(_Bars):
     """One bar that counts a sweep's images, in parts of one while they are restored, and cells.
 
     Arguments:
@@ -88,30 +76,13 @@ class CellBar:
     """
 
     def __init__(self, images: int, cached: int, cells: int, missing: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total} images"),
-            TextColumn(f"{cells} cells: {cells - missing} cached, {{task.fields[done]}} done"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+        super().__init__(
+            "{task.completed:.0f}/{task.total} images",
+            f"{cells} cells: {cells - missing} cached, {{task.fields[done]}} done",
         )
         self._settled = cached
         self._done = 0
         self._bar = self._progress.add_task("", total=images, completed=cached, done=0)
-
-    def __enter__(self) -> CellBar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def update(self, description: str, images: float) -> None:
         """So many images of the cell in work are done; may be called from any thread."""

@@ -11,20 +11,14 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from shared.progress import bars
 from training.config import LoopSettings, RunSettings
 from training.data import Images, StepSampler, training_batches
 
@@ -208,12 +202,4 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def progress_bar(disable: bool) -> Progress:
     """A bar whose tasks have a field ``loss``, a text."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=disable,
-    )
+    return bars(MofNCompleteColumn(), "{task.fields[loss]}", disable=disable)

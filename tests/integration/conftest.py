@@ -1,4 +1,4 @@
-"""A bundle with random weights, small enough to serve in milliseconds, and real processes."""
+"""Pictures, and services in processes of their own."""
 
 from __future__ import annotations
 
@@ -20,57 +20,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from diffusers import UNet2DModel
 from PIL import Image
 
-from receiver.decoder import Decoder
-from receiver.inn import INN
-from shared.architecture import INNArchitecture, JSCCArchitecture
-from shared.bundle import write_manifest
-from shared.weights import save_weights
-from transmitter.encoder import Encoder
+from tests.tiny import SIZE
 
-SIZE = 32
-SYMBOLS = 64
 START_SECONDS = 90.0
-
-
-def make_bundle(folder: Path, seed: int = 0, name: str = "tiny") -> Path:
-    """Writes a whole bundle of random weights."""
-    torch.manual_seed(seed)
-    jscc = JSCCArchitecture(image_size=SIZE, channels=(8, 8), symbols=SYMBOLS, attention_units=1)
-    inn = INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True)
-    prior = UNet2DModel(
-        sample_size=SIZE // 2,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-    )
-    save_weights(Encoder(jscc), folder / "encoder.safetensors", torch.float32)
-    save_weights(Decoder(jscc), folder / "decoder.safetensors", torch.float32)
-    save_weights(INN(inn), folder / "inn.safetensors", torch.float32)
-    prior.save_pretrained(folder / "prior")
-    manifest: dict[str, Any] = {
-        "name": name,
-        "snr_range_db": (-5, 5),
-        "jscc": {"architecture": jscc.model_dump()},
-        "inns": [{"architecture": inn.model_dump(), "file": "inn.safetensors"}],
-        "prior": {"patch_size": 2},
-        "guidance": {"zeta_by_snr_db": {0: 0.1}},
-    }
-    write_manifest(folder, manifest)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny bundle."""
-    return make_bundle(tmp_path_factory.mktemp("tiny"))
 
 
 def picture(number: int, size: int = SIZE) -> np.ndarray[Any, np.dtype[np.uint8]]:

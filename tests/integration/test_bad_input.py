@@ -25,7 +25,8 @@ from commin.v1 import (
     transmitter_pb2,
     transmitter_pb2_grpc,
 )
-from tests.integration.conftest import SYMBOLS, ThreeProcesses, picture, png
+from tests.integration.conftest import ThreeProcesses, picture, png
+from tests.tiny import SYMBOLS
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION

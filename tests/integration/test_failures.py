@@ -48,6 +48,23 @@ def slow_request(frame_id: int) -> transmitter_pb2.TransmitRequest:
     return transmitter_pb2.TransmitRequest(frame_id=frame_id, encoded=png(0), options=options)
 
 
+@contextlib.contextmanager
+def on_progress(act: Callable[[], object]) -> Iterator[Callable[..., None]]:
+    """Gives a callback; ``act`` runs beside the block once that is called, and ends with it."""
+    progressed = threading.Event()
+
+    def wait_and_act() -> None:
+        assert progressed.wait(30), "there was no progress"
+        act()
+
+    actor = threading.Thread(target=wait_and_act)
+    actor.start()
+    try:
+        yield lambda *_: progressed.set()
+    finally:
+        actor.join()
+
+
 CLIENT = """
 import sys, commin, numpy as np
 with commin.connect(sys.argv[1]) as link:
@@ -85,6 +102,12 @@ def test_a_cancelled_stream_frees_the_receiver(link: ThreeProcesses) -> None:
 
 @pytest.mark.slow
 def test_every_result_arrives_though_the_receiver_was_killed(start: Start, bundle: Path) -> None:
+    """And is the undisturbed one, to a grey level.
+
+    Frames that are sent again meet other batch mates, and convolutions of other batch sizes sum in
+    another order. The bundle's guidance keeps such a difference as small as it is (tests/tiny.py);
+    a wrong seed, frame or step would cost 100 grey levels.
+    """
     images = [picture(number) for number in range(12)]
     ports = free_ports(2)
     front = start("transmitter", bundle=bundle, channel=f"127.0.0.1:{ports[0]}")
@@ -98,18 +121,13 @@ def test_every_result_arrives_though_the_receiver_was_killed(start: Start, bundl
             return list(client.send(images, **options))
 
     reference = undisturbed()
-    progressed = threading.Event()
 
     def break_it() -> None:
-        progressed.wait(30)
         receiver.stop(signal.SIGKILL)
         start("receiver", bundle=bundle, port=ports[1])
 
-    breaker = threading.Thread(target=break_it)
-    breaker.start()
-    with commin.connect(front.address) as client:
-        results = list(client.send(images, **options, on_progress=lambda *_: progressed.set()))
-    breaker.join()
+    with on_progress(break_it) as callback, commin.connect(front.address) as client:
+        results = list(client.send(images, **options, on_progress=callback))
     assert [result.frame_id for result in results] == list(range(12))
     for result, wanted in zip(results, reference, strict=True):
         assert result.ok, result
@@ -136,26 +154,18 @@ def test_every_result_arrives_though_a_hop_was_restarted(
     services = {role: start_one(role) for role in ports}
     for service in services.values():
         service.wait_until_serving()
-    progressed = threading.Event()
 
     def break_it() -> None:
-        progressed.wait(30)
         services[broken].stop(how)
         start_one(broken)
 
-    breaker = threading.Thread(target=break_it)
-    breaker.start()
-    with commin.connect(services["transmitter"].address, max_in_flight=6) as client:
-        results = list(
-            client.send(
-                map(picture, range(10)),
-                snr_db=0,
-                restorer="commin",
-                steps=60,
-                on_progress=lambda *_: progressed.set(),
-            )
-        )
-    breaker.join()
+    with (
+        on_progress(break_it) as callback,
+        commin.connect(services["transmitter"].address, max_in_flight=6) as client,
+    ):
+        images = map(picture, range(10))
+        options = {"snr_db": 0, "restorer": "commin", "steps": 60}
+        results = list(client.send(images, **options, on_progress=callback))
     assert [result for result in results if not result.ok] == []
     assert sorted(result.frame_id for result in results) == list(range(10))
 
@@ -171,25 +181,11 @@ def front(
 
 
 def test_sigterm_finishes_what_is_in_flight(front: Process) -> None:
-    progressed = threading.Event()
-
-    def stop_all() -> None:
-        progressed.wait(30)
-        front.process.terminate()
-
-    stopper = threading.Thread(target=stop_all)
-    stopper.start()
-    with commin.connect(front.address) as client:
-        results = list(
-            client.send(
-                map(picture, range(4)),
-                snr_db=0,
-                restorer="commin",
-                steps=60,
-                on_progress=lambda *_: progressed.set(),
-            )
-        )
-    stopper.join()
+    stopping = on_progress(front.process.terminate)
+    with stopping as callback, commin.connect(front.address) as client:
+        images = map(picture, range(4))
+        options = {"snr_db": 0, "restorer": "commin", "steps": 60}
+        results = list(client.send(images, **options, on_progress=callback))
     assert all(result.ok for result in results)
     assert len(results) == 4
     assert front.process.wait(10) == 0

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import commin
-from tests.integration.conftest import SIZE, ThreeProcesses, picture, png
+from tests.integration.conftest import ThreeProcesses, picture, png
+from tests.tiny import SIZE
 
 
 @pytest.fixture

@@ -37,14 +37,13 @@ from shared.server import Server, StartError
 from shared.settings import ServiceSettings, load_settings
 from shared.telemetry import Telemetry
 from tests.integration.conftest import (
-    SYMBOLS,
     Start,
     ThreeProcesses,
     free_ports,
-    make_bundle,
     metric,
     picture,
 )
+from tests.tiny import SYMBOLS, make_bundle
 from transmitter.service import TransmitterService
 from transmitter.settings import TransmitterSettings
 

@@ -14,10 +14,10 @@ from receiver.stylegan2 import StyleGAN2
 from shared.architecture import JSCCArchitecture, StyleGAN2Architecture
 from shared.bundle import Bundle, BundleError, Guidance, write_manifest
 from shared.weights import save_weights
+from tests.tiny import CPU, jscc_sizes
 from transmitter.encoder import Encoder, load_encoder
 
-CPU = torch.device("cpu")
-ARCHITECTURE = JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8, attention_units=1)
+ARCHITECTURE = jscc_sizes(16)
 
 
 @pytest.fixture

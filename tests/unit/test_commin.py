@@ -8,47 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
-from receiver.decoder import Decoder
-from receiver.inn import INN
 from receiver.models import ReceiverModels
-from receiver.prior import Prior
 from receiver.restorers.base import Trajectory
 from receiver.restorers.commin import CommIN
-from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.architecture import INNArchitecture
 from shared.bundle import Guidance
 from shared.draws import DiffusionNoise
-from shared.weights import ready
+from tests.tiny import GUIDANCE, SIZE, make_inn, make_models
 
 ZETA = 0.3
 
 
 def models_with(norm: str) -> ReceiverModels:
-    torch.manual_seed(1)
-    cpu = torch.device("cpu")
-    network = UNet2DModel(
-        sample_size=8,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
-    inn = INN(INNArchitecture(levels=2, lifts=2, width=8, snr_conditioned=True))
-    for parameter in inn.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return ReceiverModels(
-        device=cpu,
-        symbols=8,
-        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), cpu),
-        inns={None: ready(inn, cpu)},
-        prior=ready(Prior(network, 2), cpu),
-        guidance=Guidance(norm=norm, clip=False, zeta_by_snr_db={0.0: ZETA}),  # type: ignore[arg-type]
-    )
+    sizes = INNArchitecture(levels=2, lifts=2, width=8, snr_conditioned=True)
+    guidance = Guidance(norm=norm, clip=False, zeta_by_snr_db={0.0: ZETA})  # type: ignore[arg-type]
+    return make_models(16, make_inn(sizes), guidance)
 
 
 def paper(models: ReceiverModels, y: Tensor, noise: DiffusionNoise, norm: str) -> Tensor:
@@ -145,3 +121,18 @@ def test_a_bounded_step_ends_where_the_residual_would_vanish() -> None:
     _, free = stepped(1e-3 / scale, False)
     assert polyak > 1e-3
     torch.testing.assert_close(unaffected.x, free.x)
+
+
+def test_bounded_steps_do_not_amplify_round_off() -> None:
+    """Else no image could be compared with that of another batch, here or through a link."""
+    plain = make_models(inn=make_inn(std=0), guidance=GUIDANCE)
+    lifted = make_models(guidance=GUIDANCE)
+    y = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    for models in (plain, lifted):
+        assert models.prior
+        restorer = CommIN(models, models.prior, GUIDANCE)
+        exact, moved = (restorer.start(y, 0.0, 30, DiffusionNoise(4, 0)) for _ in range(2))
+        moved.x = moved.x + 1e-4 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        while not exact.done:
+            restorer.step([exact, moved])
+        assert (exact.x0 - moved.x0).abs().max() < 1e-3

@@ -8,52 +8,27 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler
 from pydantic import ValidationError
 from torch import Tensor
 
-from receiver.decoder import Decoder
 from receiver.diffusion import Step
-from receiver.inn import INN, split
-from receiver.models import ReceiverModels
-from receiver.prior import Prior
+from receiver.inn import split
 from receiver.restorers import restorers_for
 from receiver.restorers.base import Trajectory
 from receiver.restorers.commin_fast import CommINFast
-from shared.architecture import INNArchitecture, JSCCArchitecture
-from shared.bundle import FastSampling, Guidance, OperatingPoint
+from shared.architecture import INNArchitecture
+from shared.bundle import FastSampling, OperatingPoint
 from shared.draws import DiffusionNoise
-from shared.weights import ready
+from tests.tiny import make_inn, make_models
 
 SIZE = 16
 
 
 def fast(point: OperatingPoint, steps: int = 4, trained: bool = True) -> CommINFast:
-    torch.manual_seed(1)
-    cpu = torch.device("cpu")
-    network = UNet2DModel(
-        sample_size=SIZE // 2,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
-    inn = INN(INNArchitecture(levels=1, lifts=2, width=8, patch_size=2, snr_conditioned=True))
-    if trained:
-        for parameter in inn.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
-    models = ReceiverModels(
-        device=cpu,
-        symbols=8,
-        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), cpu),
-        inns={None: ready(inn, cpu)},
-        prior=ready(Prior(network, 2), cpu),
-        guidance=Guidance(zeta_by_snr_db={0.0: 1.0}),
-        fast={"commin-fast": FastSampling(steps=steps, by_snr_db={0.0: point})},
-    )
+    sizes = INNArchitecture(levels=1, lifts=2, width=8, patch_size=2, snr_conditioned=True)
+    presets = {"commin-fast": FastSampling(steps=steps, by_snr_db={0.0: point})}
+    models = make_models(SIZE, make_inn(sizes, 0.05 if trained else 0), fast=presets)
     restorer = restorers_for(models)["commin-fast"]
     assert isinstance(restorer, CommINFast)
     return restorer

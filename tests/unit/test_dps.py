@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from receiver.decoder import Decoder
-from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
 from receiver.restorers import restorers_for
 from receiver.restorers.base import Trajectory, from_unit
 from receiver.restorers.dps import DPS
-from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.architecture import INNArchitecture
 from shared.bundle import Guidance
 from shared.draws import DiffusionNoise
-from shared.weights import ready
+from tests.tiny import make_inn, make_models
 
 ZETA = 0.7
 START = 300  # earlier, almost every pixel of the estimate is out of range and nothing is guided
@@ -29,29 +27,9 @@ START = 300  # earlier, almost every pixel of the estimate is out of range and n
 
 @pytest.fixture(scope="module")
 def models() -> ReceiverModels:
-    torch.manual_seed(1)
-    cpu = torch.device("cpu")
-    network = UNet2DModel(
-        sample_size=8,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
-    inn = INN(INNArchitecture(levels=2, lifts=1, width=8))
-    for parameter in inn.parameters():  # DPS must not feel them
-        torch.nn.init.normal_(parameter, std=10)
-    return ReceiverModels(
-        device=cpu,
-        symbols=8,
-        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), cpu),
-        inns={0.0: ready(inn, cpu), 5.0: ready(inn, cpu)},
-        prior=ready(Prior(network, 2), cpu),
-        guidance=Guidance(zeta_by_snr_db={0.0: 1e9}, dps_zeta=ZETA),
-    )
+    inn = make_inn(INNArchitecture(levels=2, lifts=1, width=8), std=10)  # DPS must not feel it
+    models = make_models(16, inn, Guidance(zeta_by_snr_db={0.0: 1e9}, dps_zeta=ZETA))
+    return replace(models, inns={0.0: inn, 5.0: inn})
 
 
 def restorer_of(models: ReceiverModels, zeta: float = ZETA) -> DPS:

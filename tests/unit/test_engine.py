@@ -9,53 +9,20 @@ from collections.abc import AsyncIterator, Sequence
 import grpc
 import numpy as np
 import pytest
-import torch
-from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
-from receiver.decoder import Decoder
 from receiver.engine import Engine, Job, Outcome, Update, _Mailbox, wake
-from receiver.inn import INN
 from receiver.models import ReceiverModels
-from receiver.prior import Prior
 from receiver.restorers.base import Trajectory
 from receiver.restorers.commin import CommIN
-from shared.architecture import INNArchitecture, JSCCArchitecture
-from shared.bundle import Guidance
 from shared.draws import Purpose, generator, unit_complex_normal
 from shared.errors import FrameError
-from shared.weights import ready
-
-SYMBOLS = 64
+from tests.tiny import SYMBOLS, make_models
 
 
 @pytest.fixture(scope="module")
 def models() -> ReceiverModels:
-    torch.manual_seed(0)
-    device = torch.device("cpu")
-    network = UNet2DModel(
-        sample_size=16,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-    )
-    inn = INN(INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True))
-    for parameter in inn.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    jscc = JSCCArchitecture(image_size=32, channels=(8, 8), symbols=SYMBOLS, attention_units=1)
-    return ReceiverModels(
-        device=device,
-        symbols=SYMBOLS,
-        decoder=ready(Decoder(jscc), device),
-        inns={None: ready(inn, device)},
-        prior=ready(Prior(network, 2), device),
-        guidance=Guidance(zeta_by_snr_db={0.0: 0.1}),
-    )
+    return make_models(attention=True)
 
 
 @pytest.fixture

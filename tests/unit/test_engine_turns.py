@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -17,26 +18,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.decoder import Decoder
 from receiver.engine import Engine, Job, Outcome, Update
-from receiver.models import ReceiverModels
 from receiver.restorers.base import Trajectory, draw_batch, draw_like, from_unit, to_unit
-from shared.architecture import JSCCArchitecture
 from shared.draws import DiffusionNoise, Purpose, generator, unit_complex_normal
 from shared.errors import FrameError
-from shared.weights import ready
+from tests.tiny import SYMBOLS, make_models
 
-SYMBOLS = 64
-
-
-def make_models() -> ReceiverModels:
-    torch.manual_seed(0)
-    device = torch.device("cpu")
-    jscc = JSCCArchitecture(image_size=32, channels=(8, 8), symbols=SYMBOLS, attention_units=1)
-    return ReceiverModels(device, SYMBOLS, ready(Decoder(jscc), device), {}, None, None)
-
-
-MODELS = make_models()
+MODELS = replace(make_models(), inns={}, prior=None, guidance=None)
 
 
 class Stepwise:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import receiver.restorers as restorers
-from receiver.decoder import Decoder
 from receiver.engine import Engine, Job, Outcome
 from receiver.inn import INN
 from receiver.models import ReceiverModels
@@ -20,12 +19,12 @@ from receiver.restorers import restorers_for
 from receiver.restorers.base import from_unit, to_unit
 from receiver.restorers.inverse_jscc import InverseJSCC, Optimisation, stage_ends
 from receiver.stylegan2 import StyleGAN2
-from shared.architecture import INNArchitecture, JSCCArchitecture, StyleGAN2Architecture
+from shared.architecture import INNArchitecture, StyleGAN2Architecture
 from shared.draws import DiffusionNoise, Purpose, generator, unit_complex_normal
 from shared.weights import ready
+from tests.tiny import CPU, SYMBOLS, make_inn, make_models
 
-SIZE, SYMBOLS, STEPS = 32, 64, 60
-DEVICE = torch.device("cpu")
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +36,8 @@ def models() -> ReceiverModels:
             block.conv.strength.fill_(0.05)  # type: ignore[union-attr, operator]
             block.to_rgb.conv.weight.mul_(0.3)  # type: ignore[union-attr, operator]
         network.w_mean.copy_(network.to_w(torch.randn(500, 8)).mean(0))
-    inn = INN(INNArchitecture(levels=1, lifts=1, width=8, snr_conditioned=True))
-    for parameter in inn.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    jscc = JSCCArchitecture(image_size=SIZE, channels=(8, 8), symbols=SYMBOLS, attention_units=1)
-    return ReceiverModels(
-        device=DEVICE,
-        symbols=SYMBOLS,
-        decoder=ready(Decoder(jscc), DEVICE),
-        inns={None: ready(inn, DEVICE)},
-        prior=None,
-        guidance=None,
-        generator=ready(network, DEVICE),
-    )
+    models = make_models(inn=make_inn(std=0.02))
+    return replace(models, prior=None, guidance=None, generator=ready(network, CPU))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +51,7 @@ def made_by_the_generator(restorer: InverseJSCC, frame_id: int) -> Tensor:
     """An image of a random style, with the noise that its frame has, in [0, 1]."""
     draws = torch.Generator().manual_seed(frame_id)
     network = restorer.generator
-    planes = restorer.draw_planes(DiffusionNoise(3, frame_id), DEVICE)
+    planes = restorer.draw_planes(DiffusionNoise(3, frame_id), CPU)
     w = network.spread(network.to_w(torch.randn(1, 8, generator=draws)))
     return to_unit(network(w, [plane[None] for plane in planes])[0])
 
@@ -80,8 +68,7 @@ def begin(restorer: InverseJSCC, frame_id: int, steps: int = STEPS) -> Optimisat
 
 def _plain(inn: INN) -> INN:
     """The split without lifting steps, whose inverse makes an image with a given coarse part."""
-    plain = INN(INNArchitecture(levels=len(inn.levels), lifts=1, width=8))
-    return plain.requires_grad_(False)
+    return make_inn(INNArchitecture(levels=len(inn.levels), lifts=1, width=8), std=0)
 
 
 def finish(restorer: InverseJSCC, runs: Sequence[Optimisation]) -> None:
@@ -179,7 +166,7 @@ def test_the_schedule_is_in_proportion(steps: int, blocks: int, ends: tuple[int,
 
 def test_the_noise_is_the_frames_own(restorer: InverseJSCC) -> None:
     one, again, other = (
-        restorer.draw_planes(DiffusionNoise(*key), DEVICE) for key in [(3, 1), (3, 1), (3, 2)]
+        restorer.draw_planes(DiffusionNoise(*key), CPU) for key in [(3, 1), (3, 1), (3, 2)]
     )
     assert [tuple(plane.shape) for plane in one] == restorer.generator.noise_shapes
     for a, b, c in zip(one, again, other, strict=True):

@@ -15,13 +15,14 @@ from shared.architecture import JSCCArchitecture
 from shared.nn.af import AFModule
 from shared.nn.attention import AttentionBlock
 from shared.nn.gdn import GDN
+from tests.tiny import jscc_sizes
 from transmitter.encoder import Encoder
 
 PAPER = JSCCArchitecture(image_size=256, channels=(256,) * 4, symbols=256)
 FACES64 = JSCCArchitecture(
     image_size=64, channels=(48, 96, 192, 256), symbols=256, attention_units=1
 )
-TINY = JSCCArchitecture(image_size=16, channels=(8, 8), symbols=16, attention_units=1)
+TINY = jscc_sizes(16)
 
 
 def gdn_by_the_formula(x: NDArray[Any], layer: GDN) -> NDArray[Any]:

@@ -4,51 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 
-from receiver.decoder import Decoder
-from receiver.inn import INN
-from receiver.models import ReceiverModels
-from receiver.prior import Prior
 from receiver.restorers.base import from_unit
 from receiver.restorers.dps import DPS
-from shared.architecture import INNArchitecture, JSCCArchitecture
+from shared.architecture import INNArchitecture
 from shared.bundle import Guidance
 from shared.draws import DiffusionNoise
-from shared.weights import ready
+from tests.tiny import CPU, make_inn, make_models
 
 pytest.importorskip("azula", reason="needs the extra 'bench'")
 from azula.guidance import DPSSampler
 
 from benchmarks.peers import DDPMSchedule, Point, PriorDenoiser, compare, mean_over
 
-CPU = torch.device("cpu")
-
-
-def tiny_models() -> ReceiverModels:
-    torch.manual_seed(1)
-    network = UNet2DModel(
-        sample_size=8,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
-    return ReceiverModels(
-        device=CPU,
-        symbols=8,
-        decoder=ready(Decoder(JSCCArchitecture(image_size=16, channels=(8, 8), symbols=8)), CPU),
-        inns={0.0: ready(INN(INNArchitecture(levels=2, lifts=1, width=8)), CPU)},
-        prior=ready(Prior(network, 2), CPU),
-        guidance=Guidance(zeta_by_snr_db={0.0: 1.0}),
-    )
-
 
 def test_azulas_dps_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = tiny_models()
+    inn = make_inn(INNArchitecture(levels=2, lifts=1, width=8), std=0)
+    models = make_models(16, inn, Guidance(zeta_by_snr_db={0.0: 1.0}))
     assert models.prior
     assert models.guidance
     restorer = DPS(models, models.prior, models.guidance)
