@@ -369,6 +369,8 @@ def test_a_bundle_that_was_tampered_with(
         (("--restorers", "commin:x"), "restorer 'commin:x': expected NAME or NAME:STEPS"),
         (("--restorers", "commin:1001"), "1001 steps, commin takes 1 to 1000"),
         (("--set-distances",), "3 images, --set-distances needs at least 256"),
+        (("--inception", "x.pth"), "--inception needs --set-distances"),
+        (("--set-distances", "--inception", "x.pth"), "weights x.pth cannot be read: No such file"),
         (("--figure-snr", "2"), "--figure-snr 2 dB is not among --snrs"),
         (("--workers", "2"), "--workers needs --ray"),
         (("--cache", "/proc/none"), "cache /proc/none cannot be written"),
