@@ -108,6 +108,24 @@ def test_steps_are_the_papers(models: ReceiverModels) -> None:
     assert (free.x - expected).abs().max() > 0.05  # so the comparison does feel the gradient
 
 
+def test_a_longer_step_follows_the_gradient_further(models: ReceiverModels) -> None:
+    """By the square root of the times that it spans; one that spans one is the paper's."""
+
+    def guided_by(span: int) -> Tensor:
+        after = []
+        for zeta in (ZETA, 1e-12):
+            restorer = restorer_of(models, zeta)
+            trajectory = under_way(restorer, 6)
+            trajectory.times = [START, START - span]
+            restorer.step([trajectory])
+            after.append(trajectory.x)
+        return after[0] - after[1]
+
+    paper = guided_by(1)
+    assert paper.abs().max() > 0.01
+    torch.testing.assert_close(guided_by(36), 6 * paper, rtol=1e-3, atol=1e-5)
+
+
 def test_batch_mates_change_nothing(models: ReceiverModels) -> None:
     restorer = restorer_of(models)
     together = [
