@@ -30,8 +30,7 @@ from azula.guidance import DPSSampler
 from azula.noise import Schedule
 from torch import Tensor
 
-from benchmarks.quality import score
-from channel.awgn import awgn
+from benchmarks.quality import decode, score
 from evaluation.evaluate import read_frames
 from evaluation.images import to_images
 from evaluation.local_link import Frame
@@ -41,9 +40,8 @@ from receiver.prior import Prior
 from receiver.restorers import restorers_for
 from receiver.restorers.base import Restorer, draw_like, from_unit, to_unit
 from shared.bundle import Bundle
-from shared.draws import DiffusionNoise, Purpose, generator, unit_complex_normal
+from shared.draws import DiffusionNoise
 from shared.weights import pick_device
-from transmitter.encoder import load_encoder
 
 SAMPLES = Path(__file__).parents[1] / "models" / "faces64" / "samples"
 SEED = 0
@@ -131,25 +129,6 @@ def azula_dps(models: ReceiverModels, steps: int, zeta: float) -> Method:
         return to_unit(sampler(draw_like(y, DiffusionNoise(SEED, frame_id))[None])[0])
 
     return Method("azula DPS", steps, True, restore)
-
-
-@torch.no_grad()
-def decode(
-    bundle: Bundle, models: ReceiverModels, frames: Sequence[Frame], snr_db: float
-) -> Tensor:
-    """What the DeepJSCC decoder makes of the frames, (N, 3, H, W) in [0, 1]."""
-    encoder = load_encoder(bundle, models.device)
-    x = to_images([frame.pixels for frame in frames]).to(models.device)
-    told = torch.full((len(x),), snr_db, device=models.device)
-    noise = [
-        torch.from_numpy(
-            unit_complex_normal(generator(SEED, frame.frame_id, Purpose.CHANNEL), models.symbols)
-        )
-        for frame in frames
-    ]
-    z = awgn(encoder(x, told), snr_db, torch.stack(noise).to(models.device), bundle.manifest.power)
-    decoded: Tensor = models.decoder(z, told)
-    return decoded
 
 
 def measure(
@@ -278,7 +257,7 @@ def main() -> None:
     )
     collected: list[list[Point]] = [[] for _ in methods]
     for snr_db in map(float, arguments.snrs.split(",")):
-        decoded = decode(bundle, models, frames, snr_db)
+        decoded = decode(bundle, models, frames, snr_db, SEED)
         psnr, lpips = score(originals, decoded.cpu())
         min(methods, key=lambda method: method.steps).restore(decoded[0], snr_db, 0)  # warms up
         measured = (measure(each, originals, decoded, frames, snr_db) for each in methods)
