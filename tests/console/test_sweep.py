@@ -502,10 +502,12 @@ def test_a_link_lost_on_the_way_keeps_what_is_there(
             return real(self, *arguments, **options)
 
         patch.setattr(commin_package.Link, "send", send)
+        impatient = partial(commin_package.connect, reconnect_seconds=1)
+        patch.setattr(commin_package, "connect", impatient)
         done = commin("evaluate", faces, "--link", addresses.transmitter, *options)
     assert done.returncode == 1
     [complaint] = (line for line in done.stderr.splitlines() if line.startswith("commin: "))
-    assert "none at 1 dB, seed 4, shard 1: " in complaint
+    assert "none at -5 dB, seed 5, shard 1: frame 2 (joe-biden.png): UNAVAILABLE: " in complaint
     kept = cell_files(tmp_path)
     assert len(kept) == 3
     assert commin("evaluate", faces, "--link", link, *options).returncode == 0
