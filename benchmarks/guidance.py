@@ -1,7 +1,8 @@
-"""How guidance is chosen: step sizes and norms of Algorithm 1, operating points of commin-fast.
+"""How guidance is chosen: step sizes of Algorithm 1 and DPS, operating points of commin-fast.
 
 python -m benchmarks.guidance DATA [--first 800] [--limit 32] [--snrs=-5,5]
     [--steps 50] [--zeta 1,2,3,5] [--norm unsquared] [--start 100,250,400] [--blend 1] [--eta 0]
+    [--dps-zeta 1,2,4]
 
 For the model card: every combination is tried on the same images, which are to be others than
 those that results are reported on. Prints LPIPS and PSNR of each, SNR by SNR.
@@ -29,7 +30,13 @@ def main() -> None:
     options = parser(__doc__)
     add_options(options, first=800, limit=32, snrs="-5,5")
     options.add_argument("--steps", default="50", help="denoising steps")
-    for name, default in (("zeta", ""), ("start", ""), ("blend", "1"), ("eta", "0")):
+    for name, default in (
+        ("zeta", ""),
+        ("start", ""),
+        ("blend", "1"),
+        ("eta", "0"),
+        ("dps-zeta", ""),
+    ):
         options.add_argument(f"--{name}", default=default)
     options.add_argument("--norm", default="unsquared")
     options.add_argument("--bounded", action="store_true", help="steps of commin are bounded")
@@ -55,11 +62,14 @@ def _choices(
     """A description, the restorer to use, and models with the guidance to try."""
     numbers = {
         name: [float(each) for each in getattr(arguments, name).split(",") if each]
-        for name in ("zeta", "start", "blend", "eta")
+        for name in ("zeta", "start", "blend", "eta", "dps_zeta")
     }
     for norm, zeta in itertools.product(arguments.norm.split(","), numbers["zeta"]):
         guidance = Guidance(norm=norm, bounded=arguments.bounded, zeta_by_snr_db={0.0: zeta})
         yield f"commin, {norm} norm, zeta {zeta:g}", "commin", replace(models, guidance=guidance)
+    for zeta in numbers["dps_zeta"]:
+        guidance = Guidance(zeta_by_snr_db={0.0: 1.0}, dps_zeta=zeta)
+        yield f"dps, zeta {zeta:g}", "dps", replace(models, guidance=guidance)
     for start, blend, eta in itertools.product(*(numbers[n] for n in ("start", "blend", "eta"))):
         point = OperatingPoint(start=int(start), blend=blend, eta=eta)
         fast = {FAST: FastSampling(steps=steps, by_snr_db={0.0: point})}

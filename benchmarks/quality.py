@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import torch
 from torch import Tensor
 
+from channel.awgn import awgn
 from evaluation.evaluate import read_frames
 from evaluation.images import to_images
 from evaluation.local_link import Frame, LocalLink, Settings
 from evaluation.metrics import lpips, psnr_db
+from receiver.models import ReceiverModels
+from shared.bundle import Bundle
+from shared.draws import Purpose, generator, unit_complex_normal
+from transmitter.encoder import load_encoder
 
 
 def add_options(options: ArgumentParser, first: int, limit: int, snrs: str) -> None:
@@ -74,3 +80,22 @@ def _measure(link: LocalLink, frames: Sequence[Frame], settings: Settings) -> Qu
 def score(originals: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """PSNR in dB and LPIPS of each image, (N,) both; images are (N, 3, H, W) in [0, 1]."""
     return psnr_db(originals, images), lpips(originals, images)
+
+
+@torch.no_grad()
+def decode(
+    bundle: Bundle, models: ReceiverModels, frames: Sequence[Frame], snr_db: float, seed: int = 0
+) -> Tensor:
+    """What the DeepJSCC decoder makes of the frames, (N, 3, H, W) in [0, 1]."""
+    encoder = load_encoder(bundle, models.device)
+    x = to_images([frame.pixels for frame in frames]).to(models.device)
+    told = torch.full((len(x),), snr_db, device=models.device)
+    noise = [
+        torch.from_numpy(
+            unit_complex_normal(generator(seed, frame.frame_id, Purpose.CHANNEL), models.symbols)
+        )
+        for frame in frames
+    ]
+    z = awgn(encoder(x, told), snr_db, torch.stack(noise).to(models.device), bundle.manifest.power)
+    decoded: Tensor = models.decoder(z, told)
+    return decoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -92,7 +92,7 @@ class Link:
         on_progress: OnProgress | None = None,
         ordered: bool = False,
         first_frame_id: int = 0,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """See :meth:`AsyncLink.send`; ``on_progress`` is called on the link's own thread."""
         outcomes = self._link.send(
             images,

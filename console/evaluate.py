@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evaluation.catalogue import Catalogue
     from evaluation.cells import Shard
     from evaluation.sweep import Backend, Plan, Sweep
-    from evaluation.tables import ImageRow, Summary
+    from evaluation.tables import Summary
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ def evaluate(
     set_distances: Annotated[
         bool, typer.Option("--set-distances", help="Also Fréchet and kernel distances of the sets")
     ] = False,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights of Inception-v3: --set-distances has FID and KID, too"
+        ),
+    ] = None,
     figure_snr: Annotated[
         float | None,
         typer.Option(parser=decibels, metavar="DB", help="Of fig5; unset: the nearest to 1"),
@@ -127,6 +133,8 @@ def evaluate(
     """
     if workers and not ray:
         raise UserError("--workers needs --ray")
+    if inception and not set_distances:
+        raise UserError("--inception needs --set-distances")
     levels = list(dict.fromkeys(level + 0.0 for level in decibel_list(snrs)))  # -0 is 0
     names = list(dict.fromkeys(name.strip() for name in restorers.split(",")))
     chosen = seed_list(seeds) if seeds is not None else [seed]
@@ -138,9 +146,11 @@ def evaluate(
     from evaluation.cells import CellError, Shard, make_shards
     from evaluation.evaluate import read_frames
     from evaluation.figures import grid_rows
+    from evaluation.inception import InceptionFeatures
     from evaluation.outputs import nearest_snr, write_all, write_scores
     from evaluation.sweep import Plan, Sweep
-    from evaluation.tables import check_set_size, image_rows
+    from evaluation.tables import SetDistances, check_set_size, image_rows
+    from evaluation.tables import summaries as summaries_of
     from shared.bundle import BundleError
 
     source: BundleSource | LinkSource = BundleSource(bundle, device, batch, precision)
@@ -150,6 +160,7 @@ def evaluate(
     with reported(BundleError, CellError, ValueError, OSError), recipe.opened() as catalogue:
         grid_snr = nearest_snr(levels, figure_snr)
         _check(catalogue, names, levels, fitted=False)
+        network = InceptionFeatures(inception) if inception else None
         frames = read_frames(data, catalogue.restorers.image_size, limit, mixed_sizes)
         if set_distances:
             check_set_size(len(frames))
@@ -172,7 +183,8 @@ def evaluate(
             _run(sweep)
             _run(grid)
         rows = list(image_rows(sweep))
-        summaries = _summaries(sweep, rows, set_distances)
+        distances = SetDistances(sweep, network) if set_distances else None
+        summaries = summaries_of(rows, distances)
         _print(summaries)
         if json:
             write_scores(summaries, json)
@@ -183,7 +195,7 @@ def evaluate(
                 grid_rows(grid, grid_snr, figure_images),
                 out,
                 grid_snr_db=grid_snr,
-                provenance=_provenance(catalogue, data, plan),
+                provenance=_provenance(catalogue, data, plan) | _weights(inception),
             )
             print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
 
@@ -255,12 +267,6 @@ def _run(sweep: Sweep) -> None:
         )
 
 
-def _summaries(sweep: Sweep, rows: Sequence[ImageRow], set_distances: bool) -> list[Summary]:
-    from evaluation.tables import SetDistances, summaries
-
-    return summaries(rows, SetDistances(sweep) if set_distances else None)
-
-
 def _provenance(catalogue: Catalogue, data: Path, plan: Plan) -> dict[str, str]:
     """What the report says of where the numbers come from."""
     return {
@@ -269,6 +275,13 @@ def _provenance(catalogue: Catalogue, data: Path, plan: Plan) -> dict[str, str]:
         "data": f"{data.name}: {plan.frames} images, sha256 {_data_digest(plan.shards)}",
         "seeds": ", ".join(map(str, plan.seeds)),
     }
+
+
+def _weights(inception: Path | None) -> dict[str, str]:
+    """Which weights FID and KID are over."""
+    from shared.bundle import sha256
+
+    return {"Inception-v3": f"{inception.name}, sha256 {sha256(inception)}"} if inception else {}
 
 
 def _data_digest(shards: Sequence[Shard]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +80,10 @@ class LinkScheme:
                 first_frame_id=run[0].frame_id,
                 on_progress=lambda frame_id, step, steps, _: on_progress(frame_id, step / steps),
             )
-            for frame, outcome in zip(run, outcomes, strict=True):
-                if not isinstance(outcome, commin.Result):
-                    failed = f"frame {frame.frame_id} ({frame.name})"
-                    raise RuntimeError(f"{failed}: {outcome.code.name}: {outcome.message}")
-                on_progress(frame.frame_id, 1.0)
-                restored.append(outcome.restored)
+            with closing(outcomes):  # a failed frame ends the run before its other outcomes
+                for frame, outcome in zip(run, outcomes, strict=True):
+                    restored.append(_restored(frame, outcome))
+                    on_progress(frame.frame_id, 1.0)
         return restored
 
 
@@ -130,6 +129,14 @@ class LinkRestorers:
     def close(self) -> None:
         """Closes the connection."""
         self._link.close()
+
+
+def _restored(frame: Frame, outcome: commin.Result | commin.FrameFailure) -> Pixels:
+    """The image of a frame that came through."""
+    if not isinstance(outcome, commin.Result):
+        failed = f"frame {frame.frame_id} ({frame.name})"
+        raise RuntimeError(f"{failed}: {outcome.code.name}: {outcome.message}")
+    return outcome.restored
 
 
 def consecutive(frames: Sequence[Frame]) -> Iterator[list[Frame]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.alexnet import AlexNetFeatures
 from shared.perceptual import shared_lpips
@@ -89,50 +89,79 @@ def ms_ssim_scales(size: int) -> int:
 
 
 @torch.no_grad()
-def frechet_alexnet_distance(real: Tensor, fake: Tensor, batch: int = 128) -> float:
-    """Fréchet distance between two sets over AlexNet features; less is better.
+def features_of(network: nn.Module, images: Tensor, batch: int = 128) -> Tensor:
+    """What a network such as :class:`AlexNetFeatures` makes of images: (N, F), on their device."""
+    network = network.to(images.device)
+    return torch.cat([network(part) for part in torch.split(images, batch)])
 
-    As FID, but over :class:`evaluation.alexnet.AlexNetFeatures`; the figures cannot be compared
-    with FID's. Sets should be well above the 256 features in number; the distance is biased
-    upwards for small ones.
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance between two sets of features, (N, F) and (M, F); less is better.
+
+    Sets should be well above the F features in number; the distance is biased upwards for small
+    ones.
 
     Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
     Equilibrium", NeurIPS 2017.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(AlexNetFeatures(), normalize=True).to(real.device)
-    for images, is_real in ((real, True), (fake, False)):
-        _check_set(images, 2)
-        for part in torch.split(images, batch):
-            metric.update(part, real=is_real)
+    metric = FrechetInceptionDistance(_Given(real.shape[1])).to(real.device)
+    for features, is_real in ((real, True), (fake, False)):
+        metric.update(features, real=is_real)
     return float(metric.compute())
 
 
-@torch.no_grad()
-def kernel_alexnet_distance(
-    real: Tensor, fake: Tensor, subset: int = 100, seed: int = 0, batch: int = 128
+def kernel_distance(
+    real: Tensor, fake: Tensor, subset: int = 100, seed: int = 0
 ) -> tuple[float, float]:
-    """Kernel distance between two sets over AlexNet features: mean and deviation of 100 subsets.
+    """Kernel distance between two sets of features: mean and deviation of 100 subsets.
 
-    As KID (unbiased for small sets), but over :class:`evaluation.alexnet.AlexNetFeatures`.
+    Unbiased, so that sets may be smaller than the features are many.
 
     Source: Bińkowski et al., "Demystifying MMD GANs", ICLR 2018.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it keeps all features in memory: 1 kB an image
-        metric = KernelInceptionDistance(AlexNetFeatures(), subset_size=subset, normalize=True)
+        warnings.simplefilter("ignore")  # that it keeps all features in memory: they are there
+        metric = KernelInceptionDistance(_Given(real.shape[1]), subset_size=subset)
     metric.to(real.device)
-    for images, is_real in ((real, True), (fake, False)):
-        _check_set(images, subset)
-        for part in torch.split(images, batch):
-            metric.update(part, real=is_real)
+    for features, is_real in ((real, True), (fake, False)):
+        metric.update(features, real=is_real)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # which subsets
         mean, deviation = metric.compute()
     return float(mean), float(deviation)
+
+
+def frechet_alexnet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance between two sets of images over :class:`AlexNetFeatures`.
+
+    Not FID, with whose figures it cannot be compared.
+    """
+    _check_set(real, 2)
+    _check_set(fake, 2)
+    network = AlexNetFeatures()
+    return frechet_distance(features_of(network, real), features_of(network, fake))
+
+
+def kernel_alexnet_distance(
+    real: Tensor, fake: Tensor, subset: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """Kernel distance between two sets of images over :class:`AlexNetFeatures`; not KID."""
+    _check_set(real, subset)
+    _check_set(fake, subset)
+    network = AlexNetFeatures()
+    return kernel_distance(features_of(network, real), features_of(network, fake), subset, seed)
+
+
+class _Given(nn.Identity):
+    """Features that are computed already, in the place of a network that computes them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.num_features = features
 
 
 def bootstrap_interval(

@@ -28,7 +28,12 @@ td small { color: #666 }
 code { white-space: pre-wrap; overflow-wrap: anywhere }
 """
 METRIC_HEADINGS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS"}
-SET_HEADINGS = ("Fréchet (AlexNet)", "kernel (AlexNet)")
+SET_HEADINGS = {  # and digits
+    "frechet_alexnet": ("Fréchet (AlexNet)", 3),
+    "kernel_alexnet": ("kernel (AlexNet)", 5),
+    "fid": ("FID", 2),
+    "kid": ("KID", 5),
+}
 
 
 def report(
@@ -82,26 +87,24 @@ def _explanation(summaries: Sequence[Summary]) -> str:
         f"Over {first.n} images and {first.seeds} seed{'s' if first.seeds > 1 else ''}, with 95% "
         "confidence intervals of the mean (percentile bootstrap over images)."
     )
-    if first.frechet_alexnet is not None:
-        text += (
-            " Fréchet and kernel distances are over AlexNet features and cannot be compared with"
-            " FID and KID."
-        )
+    if first.distances:
+        text += " The distances that are over AlexNet features cannot be compared with FID and KID."
+    if "fid" in first.distances and first.distances["fid"] is None:
+        text += " FID is left out: there are fewer images than it has features, 2048."
     return f"<p>{text}</p>"
 
 
 def _means(summaries: Sequence[Summary]) -> str:
-    with_sets = summaries[0].frechet_alexnet is not None
     headings = ["scheme", "SNR / dB", *METRIC_HEADINGS.values(), "s / image"]
-    headings += SET_HEADINGS if with_sets else ()
+    headings += [SET_HEADINGS[name][0] for name in summaries[0].distances]
     rows = ["".join(f"<th>{heading}</th>" for heading in headings)]
     for summary in summaries:
         cells = [html.escape(summary.restorer), f"{summary.snr_db:g}"]
         for metric in METRIC_HEADINGS:
             cells.append(_interval(summary.metrics[metric], 2 if metric == "psnr_db" else 4))
         cells.append(f"{summary.seconds_per_image:.3g}")
-        if summary.frechet_alexnet is not None and summary.kernel_alexnet is not None:
-            cells += [f"{summary.frechet_alexnet:.3f}", f"{summary.kernel_alexnet:.5f}"]
+        for name, distance in summary.distances.items():
+            cells.append("" if distance is None else f"{distance:.{SET_HEADINGS[name][1]}f}")
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))
     return (
         '<div class="wide"><table>' + "".join(f"<tr>{row}</tr>" for row in rows) + "</table></div>"

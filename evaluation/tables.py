@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from evaluation.alexnet import AlexNetFeatures
 from evaluation.cache import write_whole
 from evaluation.cells import METRICS, Cell
 from evaluation.images import from_png, to_images
+from evaluation.inception import BATCH, InceptionFeatures
 from evaluation.metrics import (
     bootstrap_interval,
-    frechet_alexnet_distance,
-    kernel_alexnet_distance,
+    features_of,
+    frechet_distance,
+    kernel_distance,
 )
 from evaluation.sweep import Sweep
 
@@ -34,7 +37,10 @@ COLUMN_TYPES = {  # all others are 64-bit floats
     "n": pa.uint32(),
     "seeds": pa.uint32(),
 }
-LEAST_FOR_SETS = 256  # images; the features' number, below which their covariance is singular
+# Names of distances between sets of images. FID is left empty for a set of fewer images than it
+# has features, 2048.
+SET_DISTANCES = ("frechet_alexnet", "kernel_alexnet", "fid", "kid")
+LEAST_FOR_SETS = 256  # images; AlexNet's features, below which their covariance is singular
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,8 @@ class Summary:
         metrics: Mean and interval by each of :data:`METRICS`. An image's numbers are averaged over
             seeds first and images are resampled, since an image's draws say little of others.
         seconds_per_image: Wall time.
-        frechet_alexnet: Fréchet distance of the set over AlexNet features; None if not asked for.
-        kernel_alexnet: Kernel distance, the same.
+        distances: Of the set from that of the originals, by :data:`SET_DISTANCES`; empty if not
+            asked for. None where the set is too small.
     """
 
     restorer: str
@@ -99,8 +105,7 @@ class Summary:
     seeds: int
     metrics: dict[str, Interval]
     seconds_per_image: float
-    frechet_alexnet: float | None = None
-    kernel_alexnet: float | None = None
+    distances: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, str | float | int | None]:
         """As one flat row."""
@@ -113,9 +118,7 @@ class Summary:
         for name, interval in self.metrics.items():
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         row["seconds_per_image"] = self.seconds_per_image
-        row["frechet_alexnet"] = self.frechet_alexnet
-        row["kernel_alexnet"] = self.kernel_alexnet
-        return row
+        return row | {name: self.distances.get(name) for name in SET_DISTANCES}
 
 
 def image_rows(sweep: Sweep) -> Iterator[ImageRow]:
@@ -144,21 +147,20 @@ def image_rows(sweep: Sweep) -> Iterator[ImageRow]:
 
 def summaries(
     rows: Sequence[ImageRow],
-    set_distances: Callable[[str, float], tuple[float, float]] | None = None,
+    set_distances: Callable[[str, float], Mapping[str, float | None]] | None = None,
 ) -> list[Summary]:
     """Means over images, a row for each scheme and SNR, in the order that they come in.
 
     Arguments:
         rows: See :func:`image_rows`.
-        set_distances: Fréchet and kernel distance of a scheme at an SNR; see
-            :class:`SetDistances`. None leaves them out.
+        set_distances: Distances of a scheme at an SNR by name; see :class:`SetDistances`. None
+            leaves them out.
     """
     groups: dict[tuple[str, float], list[ImageRow]] = {}
     for row in rows:
         groups.setdefault((row.restorer, row.snr_db), []).append(row)
     found = []
     for (restorer, snr_db), group in groups.items():
-        frechet, kernel = set_distances(restorer, snr_db) if set_distances else (None, None)
         found.append(
             Summary(
                 restorer=restorer,
@@ -167,8 +169,7 @@ def summaries(
                 seeds=len({row.seed for row in group}),
                 metrics={name: _interval(group, name) for name in METRICS},
                 seconds_per_image=float(np.mean([row.seconds for row in group])),
-                frechet_alexnet=frechet,
-                kernel_alexnet=kernel,
+                distances=set_distances(restorer, snr_db) if set_distances else {},
             )
         )
     return found
@@ -196,22 +197,35 @@ class SetDistances:
 
     Arguments:
         sweep: Computed.
+        inception: Computes the features of FID and KID; None leaves these two out.
 
     Raises:
         ValueError: If the set is too small for them to mean anything.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, inception: InceptionFeatures | None = None) -> None:
         plan = sweep.plan
         check_set_size(plan.frames)
         self._sweep = sweep
-        self._real = to_images([frame.pixels for shard in plan.shards for frame in shard.frames])
+        self._enough_for_fid = plan.frames >= InceptionFeatures.num_features
+        real = to_images([frame.pixels for shard in plan.shards for frame in shard.frames])
+        self._alexnet, self._inception = AlexNetFeatures(), inception
+        self._real = features_of(self._alexnet, real)
+        self._real_inception = features_of(inception, real, BATCH) if inception else None
 
-    def __call__(self, scheme: str, snr_db: float) -> tuple[float, float]:
-        """Fréchet and kernel distance."""
-        fake = self._received(scheme, snr_db)
-        kernel, _ = kernel_alexnet_distance(self._real, fake)
-        return frechet_alexnet_distance(self._real, fake), kernel
+    def __call__(self, scheme: str, snr_db: float) -> dict[str, float | None]:
+        """By :data:`SET_DISTANCES`, those that were asked for."""
+        images = self._received(scheme, snr_db)
+        fake = features_of(self._alexnet, images)
+        found: dict[str, float | None] = {
+            "frechet_alexnet": frechet_distance(self._real, fake),
+            "kernel_alexnet": kernel_distance(self._real, fake)[0],
+        }
+        if self._inception is not None and self._real_inception is not None:
+            real, fake = self._real_inception, features_of(self._inception, images, BATCH)
+            found["fid"] = frechet_distance(real, fake) if self._enough_for_fid else None
+            found["kid"] = kernel_distance(real, fake)[0]
+        return found
 
     def _received(self, scheme: str, snr_db: float) -> Tensor:
         plan = self._sweep.plan

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from channel.awgn import awgn
+from evaluation.cache import write_whole
 from shared.draws import Purpose, generator, unit_complex_normal
 
 EXACT_UP_TO = 4096  # dimensions; beyond, an exact eigendecomposition takes minutes
@@ -62,13 +63,17 @@ class LinearAnalogue:
         return found
 
     def save(self, path: Path) -> None:
-        """Writes the basis to a safetensors file."""
+        """Writes the basis to a safetensors file, seen whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         tensors = {
             "mean": self.mean,
             "directions": self.directions.contiguous(),
             "variance": self.variance,
         }
-        save_file(tensors, path)
+        write_whole(path, save(tensors))
 
     @property
     def symbols(self) -> int:

@@ -53,6 +53,7 @@ def fitted(data: Path, size: int, symbols: int, folder: Path | None) -> LinearAn
 
     Raises:
         DatasetError: If the data set cannot be used.
+        OSError: If the fit cannot be kept.
         SchemeError: If the file holds no fit for images of that size and that k.
     """
     if data.suffix == ".safetensors":
@@ -63,9 +64,7 @@ def fitted(data: Path, size: int, symbols: int, folder: Path | None) -> LinearAn
     if not path.is_file():
         fit = LinearAnalogue.fit(load_all(data, size), symbols)
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        fit.save(unfinished)
-        unfinished.replace(path)
+        fit.save(path)
     return _checked(path, size, symbols)
 
 

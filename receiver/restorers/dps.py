@@ -24,7 +24,8 @@ class DPS:
     levels, and the measurement the decoded image brought to that size in the same way. As in the
     paper's own code the step size is constant on the un-squared norm and :math:`\hat x_0` is
     clamped to [-1, 1], gradient included. Fewer steps than T = 1000 run on a uniformly respaced
-    schedule.
+    schedule; for n of them the step size grows by :math:`\sqrt{T / n}`, which is measured, not
+    derived, as with CommIN: with it 25 steps come to about the LPIPS of 50.
 
     Source: Chung et al., "Diffusion posterior sampling for general noisy inverse problems", ICLR
     2023, Algorithm 1 and appendix C.
@@ -80,5 +81,6 @@ class DPS:
             norm: Tensor = torch.linalg.vector_norm(difference, dim=(1, 2, 3))
             return norm
 
-        zeta = measured.new_full((len(batch),), self.zeta)
+        spans = measured.new_tensor([each.times[0] / each.steps for each in batch])
+        zeta = self.zeta * spans.sqrt()
         guided_step(batch, self.prior, lambda x0: x0.clamp(-1, 1), residual, zeta)

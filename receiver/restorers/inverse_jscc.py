@@ -19,10 +19,23 @@ from shared.draws import DiffusionNoise
 from shared.perceptual import shared_lpips
 
 SCHEDULE = (50, 50, 25, 25)  # steps on w+, then on the features that enter blocks 1, 2 and 3
-RATES = (0.1, 0.05, 0.03, 0.02)  # Adam's learning rate at the start of each stage
 ADAM_EPSILON = 1e-8
-MSE_WEIGHT = 4.0
-LPIPS_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the authors leave open of the loss, and of Adam.
+
+    Attributes:
+        rates: Adam's learning rate at the start of each stage.
+        mse: Of the mean square error; that of LPIPS is 1.
+    """
+
+    rates: tuple[float, ...] = (0.1, 0.05, 0.03, 0.02)
+    mse: float = 4.0
+
+
+DEFAULTS = Weights()
 
 
 @dataclass(kw_only=True)
@@ -69,8 +82,7 @@ class InverseJSCC:
     the features that enter block s, and the styles from there on, from where the stage before left
     them. The loss is
 
-    .. math:: \lambda_1 \, \mathrm{MSE}(c, c_y) + \lambda_2 \, \mathrm{LPIPS}(\uparrow c,
-       \uparrow c_y)
+    .. math:: \lambda \, \mathrm{MSE}(c, c_y) + \mathrm{LPIPS}(\uparrow c, \uparrow c_y)
 
     The link itself is not at hand, as the encoder lives at the transmitter: the degradation of
     the generator's image is the coarse part c of the INN that imitates the link, and the
@@ -89,9 +101,12 @@ class InverseJSCC:
     max_steps = 20 * default_steps
     ignores: frozenset[FieldPath] = frozenset({("prior",), ("guidance",), ("fast",)})
 
-    def __init__(self, models: ReceiverModels, generator: StyleGAN2) -> None:
+    def __init__(
+        self, models: ReceiverModels, generator: StyleGAN2, weights: Weights = DEFAULTS
+    ) -> None:
         self.models = models
         self.generator = generator
+        self.weights = weights
         self.lpips = shared_lpips(models.device)
 
     def start(self, y: Tensor, snr_db: float, steps: int, noise: DiffusionNoise) -> Optimisation:
@@ -141,7 +156,7 @@ class InverseJSCC:
         for each, image, loss in zip(runs, images.detach(), losses.tolist(), strict=True):
             assert each.adam is not None
             for group in each.adam.param_groups:
-                group["lr"] = RATES[each.stage] * (1 - each.progress)
+                group["lr"] = self.weights.rates[each.stage] * (1 - each.progress)
             each.adam.step()
             each.adam.zero_grad()
             if loss <= min(each.losses, default=loss):
@@ -164,7 +179,7 @@ class InverseJSCC:
         variables = [each.w] if each.features is None else [each.w, each.features]
         for variable in variables:
             variable.requires_grad_()
-        each.adam = torch.optim.Adam(variables, RATES[stage], eps=ADAM_EPSILON)
+        each.adam = torch.optim.Adam(variables, self.weights.rates[stage], eps=ADAM_EPSILON)
 
     def images(self, runs: Sequence[Optimisation]) -> Tensor:
         """The generator's images, (B, 3, H, W) in [-1, 1], of runs at one stage.
@@ -199,7 +214,7 @@ class InverseJSCC:
         size = images.shape[-2:]
         large = [F.interpolate(c, size=size, mode="bilinear") for c in (coarse, guide)]
         perceptual: Tensor = self.lpips(*large).flatten()
-        return MSE_WEIGHT * mse + LPIPS_WEIGHT * perceptual
+        return self.weights.mse * mse + perceptual
 
 
 def stage_ends(steps: int, blocks: int) -> tuple[int, ...]:

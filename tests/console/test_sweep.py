@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ import torch
 from PIL import Image
 
 import commin as commin_package
+from console.services import running_link
 from evaluation import cache as cache_module
 from evaluation import cells as cells_module
 from evaluation.baselines.linear import LinearAnalogue
@@ -371,6 +373,8 @@ def test_a_bundle_that_was_tampered_with(
         (("--restorers", "commin:x"), "restorer 'commin:x': expected NAME or NAME:STEPS"),
         (("--restorers", "commin:1001"), "1001 steps, commin takes 1 to 1000"),
         (("--set-distances",), "3 images, --set-distances needs at least 256"),
+        (("--inception", "x.pth"), "--inception needs --set-distances"),
+        (("--set-distances", "--inception", "x.pth"), "weights x.pth cannot be read: No such file"),
         (("--figure-snr", "2"), "--figure-snr 2 dB is not among --snrs"),
         (("--workers", "2"), "--workers needs --ray"),
         (("--cache", "/proc/none"), "cache /proc/none cannot be written"),
@@ -421,6 +425,97 @@ def test_a_full_disk_keeps_what_is_there(
     assert not list((tmp_path / "cells").rglob("*.part"))
     assert commin(*arguments).returncode == 0
     assert images(tmp_path) == images(swept)
+
+
+def test_a_disk_that_is_full_at_the_end(
+    commin: Run,
+    bundle: Path,
+    faces: Path,
+    swept: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All cells are there, of the tables and figures three files are: told which one is missing."""
+    real, synced = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    arguments = ("evaluate", faces, "--bundle", bundle, *GRID, "--out", tmp_path)
+    arguments += ("--cache", swept / "cells")
+    with monkeypatch.context() as full:
+        full.setattr(cache_module.os, "fsync", fsync)
+        done = commin(*arguments)
+    assert done.returncode == 1
+    [complaint] = (line for line in done.stderr.splitlines() if line.startswith("commin: "))
+    assert f"No space left on device: '{tmp_path / 'summary.csv'}'" in complaint
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "images.parquet",
+        "images.csv",
+        "summary.parquet",
+    }
+    assert images(tmp_path) == images(swept)
+    assert commin(*arguments).returncode == 0
+    assert (tmp_path / "fig5.png").exists()
+
+
+def test_a_disk_too_full_for_the_fit(
+    commin: Run,
+    bundle: Path,
+    faces: Path,
+    training: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("evaluation.baselines.linear.EXACT_UP_TO", 100)
+    options = ("--restorers", "linear", "--snrs", "0", "--baseline-data", training)
+    monkeypatch.setattr(cache_module.os, "fsync", fsync)
+    done = commin("evaluate", faces, "--bundle", bundle, *options, "--out", tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"commin: .*No space left on device: '\S+/linear-\S+'\n", done.stderr)
+    assert not list((tmp_path / "cells").iterdir())
+
+
+@pytest.mark.slow
+def test_a_link_lost_on_the_way_keeps_what_is_there(
+    commin: Run,
+    bundle: Path,
+    faces: Path,
+    link: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its services end after three cells; through another the command goes on from there."""
+    real, sent = commin_package.Link.send, []
+    options = (*GRID, "--out", tmp_path)
+    with ExitStack() as services, monkeypatch.context() as patch:
+        addresses = services.enter_context(running_link(bundle, tmp_path / "logs"))
+
+        def send(self: commin_package.Link, *arguments: Any, **options: Any) -> Any:
+            sent.append(self)
+            if len(sent) == 4:
+                services.close()
+            return real(self, *arguments, **options)
+
+        patch.setattr(commin_package.Link, "send", send)
+        impatient = partial(commin_package.connect, reconnect_seconds=1)
+        patch.setattr(commin_package, "connect", impatient)
+        done = commin("evaluate", faces, "--link", addresses.transmitter, *options)
+    assert done.returncode == 1
+    [complaint] = (line for line in done.stderr.splitlines() if line.startswith("commin: "))
+    assert "none at -5 dB, seed 5, shard 1: frame 2 (joe-biden.png): UNAVAILABLE: " in complaint
+    kept = cell_files(tmp_path)
+    assert len(kept) == 3
+    assert commin("evaluate", faces, "--link", link, *options).returncode == 0
+    now = cell_files(tmp_path)
+    assert len(now) == CELLS
+    assert {name: now[name] for name in kept} == kept
 
 
 def test_a_failing_frame_ends_the_sweep_and_keeps_the_rest(

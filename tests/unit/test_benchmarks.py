@@ -4,9 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from benchmarks import common
+from benchmarks import common, figure_facts
 from benchmarks.common import Finding, in_turns, median_ratio, report
 
 
@@ -47,3 +48,18 @@ def test_results_are_kept_and_put_into_one_table(
     assert "0.5" not in text, "a newer result replaces an older one"
     assert last["machine"]["torch"] in text
     assert last["date"] in text
+
+
+def test_facts_of_a_sweep(tmp_path: Path) -> None:
+    """Times are summed over cells, and are no part of the digest."""
+    columns = {"restorer": ["none", "none", "dps:25", "dps:25"], "seconds": [0.5, 0.7, 100.0, 80.0]}
+    summary = tmp_path / "summary.csv"
+    digests = []
+    for seconds, lpips in ((0.6, 0.2), (0.9, 0.2), (0.6, 0.3)):
+        header = '"restorer","snr_db","lpips","seconds_per_image","fid"'
+        summary.write_text(f'{header}\n"none",-5,{lpips},{seconds},\n')
+        rows = figure_facts.facts(pa.table(columns), summary)
+        digests.append(rows[3])
+    assert rows[1] == "| time of all cells | 3 minutes: `none` 0.0, `dps:25` 3.0 |"
+    assert rows[2] == "| seconds an image | `none` 0.6, `dps:25` 90 |"
+    assert digests[0] == digests[1] != digests[2]

@@ -86,6 +86,24 @@ def test_steps_are_the_papers(models: ReceiverModels) -> None:
     assert (free.x - expected).abs().max() > 0.05  # so the comparison does feel the gradient
 
 
+def test_fewer_steps_follow_the_gradient_further(models: ReceiverModels) -> None:
+    """By the square root of the times that each spans; steps of one are the paper's."""
+
+    def guided_by(span: int) -> Tensor:
+        after = []
+        for zeta in (ZETA, 1e-12):
+            restorer = restorer_of(models, zeta)
+            trajectory = under_way(restorer, 6)
+            trajectory.times = list(range(START, 0, -span))
+            restorer.step([trajectory])
+            after.append(trajectory.x)
+        return after[0] - after[1]
+
+    paper = guided_by(1)
+    assert paper.abs().max() > 0.01
+    torch.testing.assert_close(guided_by(25), 5 * paper, rtol=1e-3, atol=1e-5)
+
+
 def test_batch_mates_change_nothing(models: ReceiverModels) -> None:
     restorer = restorer_of(models)
     together = [

@@ -225,9 +225,9 @@ def test_tables() -> None:
     table = image_table(rows)
     assert table["frame_id"].to_pylist() == [0, 2**64 - 1]
     assert table["seed"].to_pylist() == [0, 2**64 - 1]
-    means = summary_table(summaries(rows, lambda scheme, snr_db: (snr_db, 0.5)))
+    means = summary_table(summaries(rows, lambda scheme, snr_db: {"frechet_alexnet": snr_db}))
     assert means["snr_db"].to_pylist() == means["frechet_alexnet"].to_pylist() == [0.0, -5.0]
-    assert means["psnr_db_low"].to_pylist() == [None, None]
+    assert means["psnr_db_low"].to_pylist() == means["fid"].to_pylist() == [None, None]
 
 
 def test_pixels_survive_the_round_trip() -> None:
@@ -247,8 +247,10 @@ def test_distances_between_sets() -> None:
     sweep.run(sweep.missing())
     distances = SetDistances(sweep)
     same, some, much = (distances("shift", snr_db) for snr_db in plan.snrs_db)
-    assert same[0] == pytest.approx(0, abs=1e-3)
-    assert same[0] + 0.01 < some[0] < much[0]
-    assert same[1] < some[1] < much[1]  # without a bias: about 0, here below
+    assert same.keys() == {"frechet_alexnet", "kernel_alexnet"}  # FID and KID were not asked for
+    assert same["frechet_alexnet"] == pytest.approx(0, abs=1e-3)
+    assert same["frechet_alexnet"] + 0.01 < some["frechet_alexnet"] < much["frechet_alexnet"]
+    # The kernel distance has no bias: about 0, here below.
+    assert same["kernel_alexnet"] < some["kernel_alexnet"] < much["kernel_alexnet"]
     with pytest.raises(ValueError, match="255 images, --set-distances needs at least 256"):
         check_set_size(255)
