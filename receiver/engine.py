@@ -35,9 +35,9 @@ Pixels = NDArray[np.uint8]
 
 PROGRESS_SECONDS = 0.25  # between updates without a preview: a message costs three services time
 
-# How long a batch of newcomers only waits for more: a share of what the last turn took, and no
-# longer than this. Clients that were answered together send their next frames within milliseconds;
-# started with the first of them alone, a turn costs several times what its frame does in a batch.
+# How long a batch of newcomers only waits for more: this share of what the last turn took, and so
+# many seconds at most. Clients that were answered together send their next frames within
+# milliseconds; a turn begun with the first of them alone costs several times its share of a batch.
 PATIENCE, PATIENCE_SECONDS = 0.1, 0.05
 
 
@@ -192,7 +192,8 @@ class Engine:
 
     Sessions share the batch evenly: a newcomer of a session that holds two places fewer than
     another's takes the place of that one's newest frame, which pauses where it is. Frames that
-    only have to be decoded need no place in it.
+    only have to be decoded need no place in it. Where all frames of a batch ended together, the
+    next one waits a moment for their successors.
 
     Arguments:
         models: What to compute with.

@@ -79,8 +79,10 @@ class _Branch(nn.Module):
 
     def forward(self, x: Tensor, plane: Tensor | None) -> Tensor:
         if plane is not None:
-            x = torch.cat([x, plane.expand(-1, -1, *x.shape[2:])], dim=1)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+            # In x's layout, or the two would have to be rearranged together.
+            plane = plane.expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, plane.contiguous(memory_format=torch.channels_last)], dim=1)
+        x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
         output: Tensor = self.head(F.silu(x))
@@ -175,7 +177,7 @@ class INN(nn.Module):
         return c
 
     def replace_coarse(self, x: Tensor, c: Tensor, snr_db: Tensor) -> Tensor:
-        r"""Lines 6-7 of Algorithm 1, :math:`\mathrm{INN}^{-1}(c, d(x))`: x with another coarse part.
+        r"""Lines 6-7 of Algorithm 1, :math:`\mathrm{INN}^{-1}(c, d(x))`: x with ``c`` for its own.
 
         What :meth:`inverse` gives of ``c`` and the detail of :meth:`forward`, without the work on
         x's own coarse part, which nobody sees.
