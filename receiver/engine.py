@@ -300,11 +300,12 @@ class Engine:
             lane.waiting.put(task.job.session, task)
             self._changed.notify()
 
-    # Everything below runs on the worker thread.
-
     @property
     def _waiting(self) -> int:
+        """Read it with the lock held."""
         return len(self._restoring.waiting) + len(self._decoding.waiting)
+
+    # Everything below runs on the worker thread.
 
     def _work(self) -> None:
         while self._wait_for_work():
@@ -317,7 +318,7 @@ class Engine:
                 self._wake_readers()
 
     def _wait_for_work(self) -> bool:
-        """Blocks when idle; false when there is and will be no more work."""
+        """Blocks when idle, and a moment for more of a new batch; false when all work is done."""
         with self._changed:
             while not (self._active or self._waiting):
                 if self._closing:
