@@ -29,6 +29,7 @@ from receiver.models import ReceiverModels, load_receiver
 from receiver.restorers import restorers_for
 from receiver.restorers.base import Restorer, to_unit
 from shared.bundle import Bundle
+from shared.cpu import keep_freed_memory
 from shared.draws import DiffusionNoise, Purpose, generator, unit_complex_normal
 from shared.weights import pick_device
 
@@ -87,12 +88,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="default: the restorer's")
     arguments = options.parse_args()
     models = load_receiver(Bundle.open(arguments.bundle), pick_device(), "auto")
+    keep_freed_memory()  # as the receiver does: the loop is to be as fast as it can be
     restorer = restorers_for(models).get(arguments.restorer)
     if restorer is None:
         sys.exit(f"engine: this version has no restorer {arguments.restorer}")
     steps = arguments.steps or (5 if arguments.quick else restorer.default_steps)
     load = Load(
-        Bundle.open(arguments.bundle), restorer.name, steps, rounds=1 if arguments.quick else 2
+        Bundle.open(arguments.bundle), restorer.name, steps, rounds=1 if arguments.quick else 4
     )
     precision = "bf16" if models.dtype is torch.bfloat16 else "fp32"
     with ExitStack() as stack:

@@ -35,6 +35,11 @@ Pixels = NDArray[np.uint8]
 
 PROGRESS_SECONDS = 0.25  # between updates without a preview: a message costs three services time
 
+# How long a batch of newcomers only waits for more: this share of what the last turn took, and so
+# many seconds at most. Clients that were answered together send their next frames within
+# milliseconds; a turn begun with the first of them alone costs several times its share of a batch.
+PATIENCE, PATIENCE_SECONDS = 0.1, 0.05
+
 
 @dataclass(frozen=True)
 class Job:
@@ -187,7 +192,8 @@ class Engine:
 
     Sessions share the batch evenly: a newcomer of a session that holds two places fewer than
     another's takes the place of that one's newest frame, which pauses where it is. Frames that
-    only have to be decoded need no place in it.
+    only have to be decoded need no place in it. Where all frames of a batch ended together, the
+    next one waits a moment for their successors.
 
     Arguments:
         models: What to compute with.
@@ -212,6 +218,7 @@ class Engine:
         self._decoding = _Lane(max_batch + queue_limit)
         self._active: list[_Task] = []
         self._posted: list[_Mailbox] = []
+        self._expected, self._patience = 0, 0.0
         self._changed = threading.Condition()
         self._closing = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -221,7 +228,7 @@ class Engine:
     def queue_depth(self) -> int:
         """Frames waiting for work, paused ones included."""
         with self._changed:
-            return len(self._restoring.waiting) + len(self._decoding.waiting)
+            return self._waiting
 
     @property
     def in_flight(self) -> int:
@@ -293,6 +300,11 @@ class Engine:
             lane.waiting.put(task.job.session, task)
             self._changed.notify()
 
+    @property
+    def _waiting(self) -> int:
+        """Read it with the lock held."""
+        return len(self._restoring.waiting) + len(self._decoding.waiting)
+
     # Everything below runs on the worker thread.
 
     def _work(self) -> None:
@@ -306,16 +318,23 @@ class Engine:
                 self._wake_readers()
 
     def _wait_for_work(self) -> bool:
-        """Blocks when idle; false when there is and will be no more work."""
+        """Blocks when idle, and a moment for more of a new batch; false when all work is done."""
         with self._changed:
-            while not (self._active or self._restoring.waiting or self._decoding.waiting):
+            while not (self._active or self._waiting):
                 if self._closing:
                     return False
                 self._changed.wait()
+            if not self._active:
+                self._changed.wait_for(self._gathered, self._patience)
         return True
+
+    def _gathered(self) -> bool:
+        """Whether as many frames wait as ended together: further ones would come as a surprise."""
+        return self._closing or self._waiting >= self._expected
 
     def _take_turn(self) -> None:
         """Lets newcomers in, then takes every frame in work a step further."""
+        started = time.monotonic()
         with self._changed:
             self._drop_ended()
             self._share_places()
@@ -330,7 +349,11 @@ class Engine:
         for tasks in groups.values():
             self._step(tasks)
             self._wake_readers()
-        self._active = [task for task in self._active if not task.cancelled]
+        going = [task for task in self._active if not task.cancelled]
+        ended = len(self._active) - len(going)
+        self._expected = min(self.queue_depth + ended, self.max_batch)
+        self._patience = min(PATIENCE * (time.monotonic() - started), PATIENCE_SECONDS)
+        self._active = going
 
     def _drop_ended(self) -> None:
         """Takes out what was cancelled or is too late, in work or waiting."""

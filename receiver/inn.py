@@ -57,12 +57,17 @@ def coarse_part(x: Tensor, levels: int) -> Tensor:
 
 
 class _Branch(nn.Module):
-    """PNet or UNet: a small residual network whose last layer starts at zero."""
+    """PNet or UNet: a small residual network whose last layer starts at zero.
+
+    Arguments:
+        inputs: Channels of what it sees, whose p x p patches it takes as channels.
+        outputs: Channels of what it is added to, as patches as well.
+        architecture: Sizes, p among them.
+    """
 
     def __init__(self, inputs: int, outputs: int, architecture: INNArchitecture) -> None:
         super().__init__()
         width, pixels = architecture.width, architecture.patch_size**2
-        self.patch_size = architecture.patch_size
         self.stem = conv3x3(inputs * pixels + architecture.snr_conditioned, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), conv3x3(width, width), nn.SiLU(), conv3x3(width, width))
@@ -73,36 +78,64 @@ class _Branch(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, plane: Tensor | None) -> Tensor:
-        x = F.pixel_unshuffle(x, self.patch_size)
         if plane is not None:
-            x = torch.cat([x, plane.expand(-1, -1, *x.shape[2:])], dim=1)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+            # In x's layout, or the two would have to be rearranged together.
+            plane = plane.expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, plane.contiguous(memory_format=torch.channels_last)], dim=1)
+        x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
-        return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
+        output: Tensor = self.head(F.silu(x))
+        return output
 
 
 class _Level(nn.Module):
-    """One split followed by lifting steps ``d += PNet(c)``, ``c += UNet(d)``."""
+    """One split followed by lifting steps ``d += PNet(c)``, ``c += UNet(d)``.
+
+    Lifting sums do not care how pixels are arranged, so d stays in patches until it is shown.
+    """
 
     def __init__(self, architecture: INNArchitecture) -> None:
         super().__init__()
         lifts = range(architecture.lifts)
+        self.patch_size = architecture.patch_size
         self.predict = nn.ModuleList(_Branch(3, 9, architecture) for _ in lifts)
         self.update = nn.ModuleList(_Branch(9, 3, architecture) for _ in lifts)
 
     def forward(self, x: Tensor, plane: Tensor | None) -> tuple[Tensor, Tensor]:
-        c, d = split(x)
-        for predict, update in zip(self.predict, self.update, strict=True):
-            d = d + predict(c, plane)
-            c = c + update(d, plane)
-        return c, d
+        """c of an image or coarser part, and d in patches."""
+        c, d = self._lift(x, plane)
+        return self.unpatched(c + self.update[-1](d, plane)), d
+
+    def detail(self, x: Tensor, plane: Tensor | None) -> Tensor:
+        """d alone, in patches: c's last update, which it does not depend on, is left out."""
+        return self._lift(x, plane)[1]
 
     def inverse(self, c: Tensor, d: Tensor, plane: Tensor | None) -> Tensor:
+        """What :meth:`forward` took, of what it gave."""
+        c = self.patches(c)
         for predict, update in zip(reversed(self.predict), reversed(self.update), strict=True):
             c = c - update(d, plane)
             d = d - predict(c, plane)
-        return merge(c, d)
+        return merge(self.unpatched(c), self.unpatched(d))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """In the layout that branches compute in, so that nothing is rearranged between them."""
+        x = F.pixel_unshuffle(x, self.patch_size)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def unpatched(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`patches`."""
+        return F.pixel_shuffle(x, self.patch_size)
+
+    def _lift(self, x: Tensor, plane: Tensor | None) -> tuple[Tensor, Tensor]:
+        """c and d in patches, short of the last update."""
+        c, d = map(self.patches, split(x))
+        for i, predict in enumerate(self.predict):
+            if i:
+                c = c + self.update[i - 1](d, plane)
+            d = d + predict(c, plane)
+        return c, d
 
 
 class INN(nn.Module):
@@ -131,18 +164,31 @@ class INN(nn.Module):
         """
         plane = self._plane(snr_db)
         c, details = x, []
-        for level in self.levels:
+        for level in self._levels:
             c, d = level(c, plane)
-            details.append(d)
+            details.append(level.unpatched(d))
         return c, details
 
     def inverse(self, c: Tensor, details: Sequence[Tensor], snr_db: Tensor) -> Tensor:
         """INN_Inverse: the image with coarse part ``c`` and detail ``details``."""
         plane = self._plane(snr_db)
-        for level, d in zip(reversed(self.levels), reversed(details), strict=True):
-            assert isinstance(level, _Level)
-            c = level.inverse(c, d, plane)
+        for level, d in zip(reversed(self._levels), reversed(details), strict=True):
+            c = level.inverse(c, level.patches(d), plane)
         return c
+
+    def replace_coarse(self, x: Tensor, c: Tensor, snr_db: Tensor) -> Tensor:
+        r"""Lines 6-7 of Algorithm 1, :math:`\mathrm{INN}^{-1}(c, d(x))`: x with ``c`` for its own.
+
+        What :meth:`inverse` gives of ``c`` and the detail of :meth:`forward`, without the work on
+        x's own coarse part, which nobody sees.
+
+        Arguments:
+            x: (B, 3, H, W) in [-1, 1].
+            c: (B, 3, H/2^L, W/2^L).
+            snr_db: (B,).
+        """
+        plane = self._plane(snr_db)
+        return _replace(self._levels, x, c, plane)
 
     def coarse(self, y: Tensor) -> Tensor:
         """A decoded image brought to c's size by the plain split: (B, 3, H/2^L, W/2^L)."""
@@ -150,8 +196,20 @@ class INN(nn.Module):
 
     def branches(self) -> list[nn.ModuleList]:
         """The networks in the lifting steps, by level and kind; all else is fixed arithmetic."""
-        levels = (each for each in self.modules() if isinstance(each, _Level))
-        return [lifts for level in levels for lifts in (level.predict, level.update)]
+        return [lifts for level in self._levels for lifts in (level.predict, level.update)]
+
+    @property
+    def _levels(self) -> list[_Level]:
+        return [level for level in self.levels if isinstance(level, _Level)]
 
     def _plane(self, snr_db: Tensor) -> Tensor | None:
         return snr_db[:, None, None, None] / SNR_SCALE_DB if self.conditioned else None
+
+
+def _replace(levels: Sequence[_Level], x: Tensor, c: Tensor, plane: Tensor | None) -> Tensor:
+    """``c`` in the place of the coarse part that the last of the levels leaves of ``x``."""
+    first, *others = levels
+    if not others:
+        return first.inverse(c, first.detail(x, plane), plane)
+    coarser, d = first(x, plane)
+    return first.inverse(_replace(others, coarser, c, plane), d, plane)

@@ -18,6 +18,7 @@ from receiver.engine import Engine, Job, Outcome, Update
 from receiver.models import load_receiver
 from receiver.settings import ReceiverSettings
 from shared.bundle import Bundle
+from shared.cpu import in_passing_thread, keep_freed_memory
 from shared.describe import describe_bundle
 from shared.errors import FrameError, internal, invalid
 from shared.lifecycle import Lifecycle
@@ -61,9 +62,10 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             torch.set_num_threads(settings.threads)
         self._device = pick_device(settings.device)
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
-        models = await asyncio.to_thread(
+        models = await in_passing_thread(
             load_receiver, self._bundle, self._device, settings.precision, settings.compile
         )
+        keep_freed_memory()
         self._engine = Engine(
             models,
             max_batch=settings.max_batch,

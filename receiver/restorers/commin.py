@@ -93,7 +93,6 @@ class CommIN:
         Returns:
             One number for each image, (B,).
         """
-        _, detail = inn(x0, snr_db)
-        guided = inn.inverse(coarse, detail, snr_db)
+        guided = inn.replace_coarse(x0, coarse, snr_db)
         squared = (guided - x0).square().sum((1, 2, 3))
         return squared if self.guidance.norm == "squared" else squared.sqrt()

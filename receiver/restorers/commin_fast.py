@@ -81,8 +81,7 @@ class CommINFast:
         epsilon = self.prior(x, torch.tensor(t, device=x.device))
         x0 = step.predict_x0(x, epsilon).clamp(-1, 1)
         inn = self.models.inn_for(batch[0].snr_db)
-        _, detail = inn(x0, snr_db)
-        x0 = torch.lerp(x0, inn.inverse(coarse, detail, snr_db), blend).clamp(-1, 1)
+        x0 = torch.lerp(x0, inn.replace_coarse(x0, coarse, snr_db), blend).clamp(-1, 1)
         noise = draw_batch(batch) if points[0].eta else None
         x = step.ddim(x, x0, noise, eta)
 

@@ -285,6 +285,57 @@ async def test_frames_to_decode_only_do_not_wait_for_restorations() -> None:
         assert len(restorer.batches) <= 2, "it did not wait for a second step"
 
 
+async def test_newcomers_wait_for_as_many_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that were answered together come back together, if not in the same millisecond."""
+    monkeypatch.setattr("receiver.engine.PATIENCE", 1e9)
+    monkeypatch.setattr("receiver.engine.PATIENCE_SECONDS", 20)
+    restorer = Stepwise(hold=True)
+    async with serving(restorer) as engine:
+        first = await started(engine, job(0, steps=1))
+        assert await restorer.begun(1) == [0]
+        others = [await started(engine, job(i, steps=1)) for i in (1, 2)]
+        restorer.allow(1)
+        await first
+        await asyncio.sleep(0.05)
+        assert len(restorer.batches) == 1, "frame 0's client may send another"
+        others.append(await started(engine, job(3, steps=1)))
+        assert await restorer.begun(2) == [1, 2, 3]
+        late = await started(engine, job(4, steps=1))
+        restorer.allow(1)
+        await asyncio.gather(*others)
+        await asyncio.sleep(0.05)
+        assert len(restorer.batches) == 2
+    await late
+    assert restorer.batches[2:] == [[4]], "closing ends the wait"
+
+
+async def test_newcomers_wait_a_share_of_a_turn_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.engine.PATIENCE_SECONDS", 0.01)
+    restorer = Stepwise(hold=True)
+    async with serving(restorer) as engine:
+        first = await started(engine, job(0, steps=1))
+        await restorer.begun(1)
+        second = await started(engine, job(1, steps=1))
+        restorer.allow(1)
+        assert await restorer.begun(2) == [1]
+        restorer.allow(1)
+        await asyncio.gather(first, second)
+
+
+async def test_frames_under_way_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.engine.PATIENCE", 1e9)
+    monkeypatch.setattr("receiver.engine.PATIENCE_SECONDS", 20)
+    restorer = Stepwise(hold=True)
+    async with serving(restorer) as engine:
+        long = await started(engine, job(0, steps=3))
+        await restorer.begun(1)
+        short = await started(engine, job(1, steps=1))
+        restorer.allow(2)
+        assert await restorer.begun(3) == [0]
+        restorer.allow(1)
+        await asyncio.gather(long, short)
+
+
 async def test_updates_without_a_preview_are_sparing_previews_are_not() -> None:
     restorer = Stepwise()
     async with serving(restorer) as engine:

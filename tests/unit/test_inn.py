@@ -38,6 +38,18 @@ def test_inverse_undoes_forward(
     assert (inn.inverse(c, details, snr_db) - x).abs().max() < 1e-4 * max(1, scale)
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@torch.no_grad()
+def test_replacing_the_coarse_part_is_forward_then_inverse(levels: int) -> None:
+    inn = random_inn(0, levels=levels, lifts=2, patch_size=2, snr_conditioned=True)
+    x, snr_db = torch.randn(2, 3, 32, 32), torch.tensor([-5.0, 5.0])
+    c, details = inn(x, snr_db)
+    other = torch.randn_like(c)
+    wanted = inn.inverse(other, details, snr_db)
+    torch.testing.assert_close(inn.replace_coarse(x, other, snr_db), wanted)
+    assert (wanted - x).abs().max() > 0.1, "another coarse part makes another image"
+
+
 def test_nothing_is_lost_or_repeated_by_the_split() -> None:
     """As many numbers out as in, and a linear map of full rank between them."""
     pixels = torch.eye(3 * 4 * 4).reshape(-1, 3, 4, 4)
