@@ -14,6 +14,7 @@ from commin.backoff import Backoff
 from commin.frame_stream import is_cancelled
 from commin.transport import RETRYABLE, SESSION_KEY, open_channel
 from commin.v1 import describe_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
+from commin.wire import Packer, Parcel
 from shared.errors import deadline_exceeded, internal, unavailable
 from shared.session import Emit
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS = 4.0
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
+OUTGOING = Packer(receiver_pb2.ReceiveRequest, "symbols")
+Request = Parcel[receiver_pb2.ReceiveRequest]
 
 
 class BrokenCallError(Exception):
@@ -46,9 +49,14 @@ class Receiver:
             round_robin=True,
         )
         self._stub = receiver_pb2_grpc.ReceiverServiceStub(self._connection)
+        self._receive = self._connection.unary_stream(  # the stub's, but for how symbols are written
+            "/commin.v1.ReceiverService/Receive",
+            request_serializer=OUTGOING.write,
+            response_deserializer=receiver_pb2.ReceiveResponse.FromString,
+        )
 
     async def receive(
-        self, request: receiver_pb2.ReceiveRequest, deadline: float, session: str, emit: Emit
+        self, request: Request, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
         """Has a frame received.
 
@@ -82,9 +90,9 @@ class Receiver:
             self._on_resend()
 
     async def _attempt(
-        self, request: receiver_pb2.ReceiveRequest, deadline: float, session: str, emit: Emit
+        self, request: Request, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
-        call = self._stub.Receive(
+        call = self._receive(
             request,
             timeout=max(deadline - time.monotonic(), 0.001),
             wait_for_ready=True,
@@ -109,9 +117,7 @@ class Receiver:
             call.cancel()
         raise BrokenCallError("it ended the call without a result")
 
-    def _judge(
-        self, error: grpc.aio.AioRpcError, request: receiver_pb2.ReceiveRequest
-    ) -> Exception:
+    def _judge(self, error: grpc.aio.AioRpcError, request: Request) -> Exception:
         code, details = error.code(), error.details()
         if code in RETRYABLE:
             return BrokenCallError(f"{code.name}: {details}")
@@ -119,8 +125,9 @@ class Receiver:
             return deadline_exceeded(*self._too_late(request))
         return internal(f"the receiver at {self._target} failed: {code.name}: {details}")
 
-    def _too_late(self, request: receiver_pb2.ReceiveRequest) -> tuple[float, str]:
-        return request.options.link.timeout_seconds, f"waiting for the receiver at {self._target}"
+    def _too_late(self, request: Request) -> tuple[float, str]:
+        seconds = request.message.options.link.timeout_seconds
+        return seconds, f"waiting for the receiver at {self._target}"
 
     async def describe(self) -> describe_pb2.ReceiverDescription:
         """Asks a receiver what it has loaded.
