@@ -12,9 +12,9 @@ import grpc
 from channel.settings import ChannelSettings
 from commin.backoff import Backoff
 from commin.frame_stream import is_cancelled
+from commin.hops import ReceiveRequest, receive_stub
 from commin.transport import RETRYABLE, SESSION_KEY, open_channel
 from commin.v1 import describe_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
-from commin.wire import Packer, Parcel
 from shared.errors import deadline_exceeded, internal, unavailable
 from shared.session import Emit
 
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS = 4.0
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
-OUTGOING = Packer(receiver_pb2.ReceiveRequest, "symbols")
-Request = Parcel[receiver_pb2.ReceiveRequest]
 
 
 class BrokenCallError(Exception):
@@ -49,14 +47,10 @@ class Receiver:
             round_robin=True,
         )
         self._stub = receiver_pb2_grpc.ReceiverServiceStub(self._connection)
-        self._receive = self._connection.unary_stream(  # the stub's, but for how symbols are written
-            "/commin.v1.ReceiverService/Receive",
-            request_serializer=OUTGOING.write,
-            response_deserializer=receiver_pb2.ReceiveResponse.FromString,
-        )
+        self._receive = receive_stub(self._connection)
 
     async def receive(
-        self, request: Request, deadline: float, session: str, emit: Emit
+        self, request: ReceiveRequest, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
         """Has a frame received.
 
@@ -90,7 +84,7 @@ class Receiver:
             self._on_resend()
 
     async def _attempt(
-        self, request: Request, deadline: float, session: str, emit: Emit
+        self, request: ReceiveRequest, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
         call = self._receive(
             request,
@@ -106,7 +100,8 @@ class Receiver:
                 elif event.error.code == UNAVAILABLE:
                     raise BrokenCallError(event.error.message)
                 else:
-                    return event
+                    last: frame_pb2.FrameEvent = event
+                    return last
         except grpc.aio.AioRpcError as error:
             raise self._judge(error, request) from error
         except asyncio.CancelledError:
@@ -117,7 +112,7 @@ class Receiver:
             call.cancel()
         raise BrokenCallError("it ended the call without a result")
 
-    def _judge(self, error: grpc.aio.AioRpcError, request: Request) -> Exception:
+    def _judge(self, error: grpc.aio.AioRpcError, request: ReceiveRequest) -> Exception:
         code, details = error.code(), error.details()
         if code in RETRYABLE:
             return BrokenCallError(f"{code.name}: {details}")
@@ -125,7 +120,7 @@ class Receiver:
             return deadline_exceeded(*self._too_late(request))
         return internal(f"the receiver at {self._target} failed: {code.name}: {details}")
 
-    def _too_late(self, request: Request) -> tuple[float, str]:
+    def _too_late(self, request: ReceiveRequest) -> tuple[float, str]:
         seconds = request.message.options.link.timeout_seconds
         return seconds, f"waiting for the receiver at {self._target}"
 

@@ -15,8 +15,9 @@ from channel.noise import NoisySymbols, Symbols, add_noise
 from channel.receiver import Receiver
 from channel.settings import ChannelSettings
 from commin import tensors
+from commin.hops import PropagateRequest, serve_propagate
 from commin.v1 import channel_pb2, channel_pb2_grpc, describe_pb2, frame_pb2, receiver_pb2
-from commin.wire import Packer, Parcel
+from commin.wire import Parcel
 from shared.errors import FrameError, invalid
 from shared.lifecycle import Lifecycle
 from shared.options import SNR, check_snr, require_link_options, timeout_seconds
@@ -25,12 +26,10 @@ from shared.session import Emit, Places, Session, SessionLimits, session_name, s
 from shared.telemetry import ChannelTelemetry
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Request = Parcel[channel_pb2.PropagateRequest]
 
 LONGEST_SECONDS = 86_400.0
 # Noise on so few symbols takes less time than handing them to a thread and back.
 FEW_BYTES = 2**15
-INCOMING = Packer(channel_pb2.PropagateRequest, "symbols")
 
 
 class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
@@ -50,14 +49,9 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
         self.telemetry.default_snr_db.set_function(lambda: self._default_snr_db)
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds the service's handlers to the server: the generated ones, but for Propagate's."""
-        propagate = grpc.stream_stream_rpc_method_handler(
-            self.Propagate,
-            request_deserializer=INCOMING.read,
-            response_serializer=channel_pb2.PropagateResponse.SerializeToString,
-        )
+        """Adds the service's handlers to the server."""
         channel_pb2_grpc.add_ChannelServiceServicer_to_server(self, server)
-        server.add_registered_method_handlers(self.name, {"Propagate": propagate})
+        serve_propagate(server, self.Propagate)
 
     async def load(self) -> None:
         """There is nothing to load; the receiver may come up later."""
@@ -91,13 +85,13 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
         return channel_pb2.ConfigureResponse(channel=self._describe())
 
     async def Propagate(  # type: ignore[override]  # events are written, not yielded
-        self, request_iterator: AsyncIterator[Request], context: Context
+        self, request_iterator: AsyncIterator[PropagateRequest], context: Context
     ) -> None:
         """Serves one session."""
         await self._places.take(context)
         name = session_name(context)
 
-        async def serve(request: Request, emit: Emit) -> frame_pb2.FrameEvent:
+        async def serve(request: PropagateRequest, emit: Emit) -> frame_pb2.FrameEvent:
             return await self._serve(request, name, emit)
 
         session = Session(
@@ -115,7 +109,9 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
         if not finished:
             await stop_short(context)
 
-    async def _serve(self, request: Request, session: str, emit: Emit) -> frame_pb2.FrameEvent:
+    async def _serve(
+        self, request: PropagateRequest, session: str, emit: Emit
+    ) -> frame_pb2.FrameEvent:
         """One frame, from its arrival to its last event."""
         arrived = time.monotonic()
         options = request.message.options
@@ -145,7 +141,7 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             return self._default_snr_db
         return self._check(SNR, options.channel.snr_db)
 
-    def _add_noise(self, request: Request, snr_db: float) -> NoisySymbols:
+    def _add_noise(self, request: PropagateRequest, snr_db: float) -> NoisySymbols:
         message = request.message
         power = message.power if message.HasField("power") else 1.0
         if not 0 < power < np.finfo(np.float32).max:

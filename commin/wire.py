@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from google.protobuf.message import Message
-
 from commin.v1 import tensor_pb2
 
 # protobuf copies fewer bytes than these in less time than it takes to look for them here.
@@ -33,6 +31,9 @@ class FrameMessage(Protocol):
     def SerializeToString(self) -> bytes:  # noqa: N802  # protobuf's name
         """The message as bytes."""
 
+    def ByteSize(self) -> int:  # noqa: N802  # protobuf's name
+        """How many bytes that makes."""
+
 
 M = TypeVar("M", bound=FrameMessage)
 
@@ -43,7 +44,7 @@ class Parcel(Generic[M]):
 
     Attributes:
         message: The message; its tensor has no data.
-        data: What the tensor's data would be; anything that has a buffer.
+        data: What the tensor's data would be: an array, or memory.
     """
 
     message: M
@@ -53,6 +54,10 @@ class Parcel(Generic[M]):
     def frame_id(self) -> int:
         """The frame's id."""
         return self.message.frame_id
+
+    def ByteSize(self) -> int:  # noqa: N802  # protobuf's name
+        """About how many bytes are sent: all but a few."""
+        return self.message.ByteSize() + memoryview(self.data).nbytes
 
 
 class Packer(Generic[M]):
@@ -90,9 +95,9 @@ class Packer(Generic[M]):
                 return Parcel(self._parse(rest), data)
         message = self._parse(raw)
         tensor: tensor_pb2.Tensor = getattr(message, self._name)
-        data = tensor.data
+        elements = tensor.data
         tensor.ClearField("data")
-        return Parcel(message, memoryview(data))
+        return Parcel(message, memoryview(elements))
 
     def _take_apart(self, raw: bytes) -> tuple[bytes, memoryview]:
         """All but the elements, and the elements."""
