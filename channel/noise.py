@@ -30,6 +30,7 @@ class NoisySymbols:
     realised_snr_db: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is found at the end
 def add_noise(
     symbols: Symbols, snr_db: float, seed: int, frame_id: int, power: float = 1.0
 ) -> NoisySymbols:

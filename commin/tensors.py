@@ -18,6 +18,8 @@ WIRE: dict[tensor_pb2.Dtype.ValueType, np.dtype[Any]] = {
 }
 CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in WIRE.items()}
 
+MOST_BYTES = np.iinfo(np.intp).max  # of an array
+
 Scalar = type[np.generic]
 
 
@@ -133,7 +135,7 @@ def _check_length(
 ) -> None:
     needed = math.prod(sizes) * itemsize  # Python's integers do not overflow
     span = math.prod(size for size in sizes if size) * itemsize  # numpy's must not, even if empty
-    if max(needed, length) > max_bytes or span > np.iinfo(np.intp).max:
+    if max(needed, length) > max_bytes or span > MOST_BYTES:
         raise TensorError(
             field, f"shape {sizes} and {length} bytes of data, the limit is {max_bytes} bytes"
         )

@@ -89,7 +89,9 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
         encoder = await asyncio.to_thread(load_encoder, self._bundle, self._device)
         on_batch = self.telemetry.batch_size.observe
-        self._worker = EncoderWorker(encoder, self._device, settings.max_batch, on_batch)
+        self._worker = EncoderWorker(
+            encoder, self._device, settings.max_batch, on_batch, lambda: self.lifecycle.in_flight
+        )
         size = self._bundle.manifest.jscc.architecture.image_size
         limits = ImageLimits(size, settings.max_image_bytes, settings.max_pixels)
         self._preparer = Preparer(limits, settings.image_threads)
