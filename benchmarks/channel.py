@@ -3,9 +3,10 @@
 python -m benchmarks.channel [--quick]
 
 Large frames go from a client here to the channel in a process of its own and on to a receiver here
-that answers at once, so each symbol crosses two sockets. The reference draws the same Gaussian
-samples with numpy on one core and does nothing else. Where ``pykaira`` is installed, its AWGN
-channel adds noise to the same frames in this process.
+that answers at once, so each symbol crosses two sockets. Both make and serve the calls as the
+services do (``commin.hops``). The service draws for as many frames at a time as it has threads for
+that. The reference draws the same Gaussian samples with numpy on one core and does nothing else.
+Where ``pykaira`` is installed, its AWGN channel adds noise to the same frames in this process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Finding, in_turns, median_ratio, medians, parser, report
 from benchmarks.processes import running
+from channel.settings import ChannelSettings
 from commin import tensors
 from commin.hops import PropagateRequest, ReceiveRequest, propagate_stub, serve_receive
 from commin.transport import MAX_MESSAGE_BYTES, open_channel
@@ -60,7 +62,11 @@ async def measure(frames: int, repetitions: int) -> list[Finding]:
 
             pairs = await asyncio.to_thread(in_turns, service, lambda: draw(frames), repetitions)
             through, drawn = medians(pairs)
-            details = {"service Msymbols/s": through / 1e6, "symbols a frame": SYMBOLS}
+            details = {
+                "service Msymbols/s": through / 1e6,
+                "symbols a frame": SYMBOLS,
+                "service's drawing threads": ChannelSettings.model_fields["noise_threads"].default,
+            }
             findings = [
                 Finding(
                     "channel service / numpy drawing on one core, symbols per second",

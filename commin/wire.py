@@ -44,7 +44,7 @@ class Parcel(Generic[M]):
 
     Attributes:
         message: The message; its tensor has no data.
-        data: What the tensor's data would be: an array, or memory.
+        data: What the tensor's data would be: an array in C order, or memory.
     """
 
     message: M
@@ -75,10 +75,10 @@ class Packer(Generic[M]):
 
     def write(self, parcel: Parcel[M]) -> bytes:
         """The bytes of the whole message; the elements are copied once."""
-        data = memoryview(parcel.data).cast("B")
-        start = key(DATA, LENGTH) + varint(len(data))
-        part = key(self._field, LENGTH) + varint(len(start) + len(data)) + start
-        return b"".join((parcel.message.SerializeToString(), part, data))
+        size = memoryview(parcel.data).nbytes
+        start = key(DATA, LENGTH) + varint(size)
+        part = key(self._field, LENGTH) + varint(len(start) + size) + start
+        return b"".join((parcel.message.SerializeToString(), part, parcel.data))
 
     def read(self, raw: bytes) -> Parcel[M]:
         """The message, and where its tensor's elements lie in ``raw``: they are not copied.
