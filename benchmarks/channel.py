@@ -3,9 +3,10 @@
 python -m benchmarks.channel [--quick]
 
 Large frames go from a client here to the channel in a process of its own and on to a receiver here
-that answers at once, so each symbol crosses two sockets. The reference draws the same Gaussian
-samples with numpy on one core and does nothing else. Where ``pykaira`` is installed, its AWGN
-channel adds noise to the same frames in this process.
+that answers at once, so each symbol crosses two sockets. Both make and serve the calls as the
+services do (``commin.hops``). The service draws for as many frames at a time as it has threads for
+that. The reference draws the same Gaussian samples with numpy on one core and does nothing else.
+Where ``pykaira`` is installed, its AWGN channel adds noise to the same frames in this process.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Finding, in_turns, median_ratio, medians, parser, report
 from benchmarks.processes import running
+from channel.settings import ChannelSettings
 from commin import tensors
+from commin.hops import PropagateRequest, ReceiveRequest, propagate_stub, serve_receive
 from commin.transport import MAX_MESSAGE_BYTES, open_channel
-from commin.v1 import channel_pb2, channel_pb2_grpc, frame_pb2, receiver_pb2, receiver_pb2_grpc
+from commin.v1 import channel_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
+from commin.wire import Parcel
 from shared.draws import Purpose, generator, unit_complex_normal
 
 LIMIT = 0.5
@@ -58,7 +62,11 @@ async def measure(frames: int, repetitions: int) -> list[Finding]:
 
             pairs = await asyncio.to_thread(in_turns, service, lambda: draw(frames), repetitions)
             through, drawn = medians(pairs)
-            details = {"service Msymbols/s": through / 1e6, "symbols a frame": SYMBOLS}
+            details = {
+                "service Msymbols/s": through / 1e6,
+                "symbols a frame": SYMBOLS,
+                "service's drawing threads": ChannelSettings.model_fields["noise_threads"].default,
+            }
             findings = [
                 Finding(
                     "channel service / numpy drawing on one core, symbols per second",
@@ -97,7 +105,7 @@ def draw(frames: int) -> float:
 async def send(address: str, frame: NDArray[np.complex64], frames: int) -> float:
     """Symbols per second through the service."""
     async with open_channel(address, max_message_bytes=MAX_MESSAGE_BYTES) as connection:
-        call = channel_pb2_grpc.ChannelServiceStub(connection).Propagate()
+        call = propagate_stub(connection)()
         await call.wait_for_connection()
         started = time.perf_counter()
         places = asyncio.Semaphore(IN_FLIGHT)
@@ -117,24 +125,21 @@ async def send(address: str, frame: NDArray[np.complex64], frames: int) -> float
     return frames * SYMBOLS / (time.perf_counter() - started)
 
 
-def request(frame_id: int, frame: NDArray[np.complex64]) -> channel_pb2.PropagateRequest:
+def request(frame_id: int, frame: NDArray[np.complex64]) -> PropagateRequest:
     """A frame as the transmitter would send it."""
     link = frame_pb2.LinkOptions(
         seed=0, told_snr_db=SNR_DB, timeout_seconds=60, bundle="none", codec_digest="none"
     )
     channel = frame_pb2.ChannelOptions(snr_db=SNR_DB)
-    return channel_pb2.PropagateRequest(
-        frame_id=frame_id,
-        symbols=tensors.encode(frame),
-        options=frame_pb2.FrameOptions(channel=channel, link=link),
-        power=1.0,
-    )
+    options = frame_pb2.FrameOptions(channel=channel, link=link)
+    message = channel_pb2.PropagateRequest(frame_id=frame_id, options=options, power=1.0)
+    return Parcel(message, tensors.describe_into(message.symbols, frame))
 
 
 class Answering(receiver_pb2_grpc.ReceiverServiceServicer):
     """A receiver that has an empty result at once."""
 
-    async def Receive(self, request: receiver_pb2.ReceiveRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+    async def Receive(self, request: ReceiveRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Answers one frame."""
         event = frame_pb2.FrameEvent(frame_id=request.frame_id, result=frame_pb2.Result())
         await context.write(receiver_pb2.ReceiveResponse(event=event))
@@ -144,10 +149,9 @@ class Answering(receiver_pb2_grpc.ReceiverServiceServicer):
 async def answering_receiver() -> AsyncIterator[str]:
     """Its address, while it serves."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-    receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(
-        Answering(),  # type: ignore[abstract]  # nobody asks what it is
-        server,
-    )
+    answering = Answering()  # type: ignore[abstract]  # nobody asks what it is
+    receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(answering, server)
+    serve_receive(server, answering.Receive)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -13,6 +13,9 @@ from shared.draws import Purpose, generator, unit_complex_normal
 
 Symbols = NDArray[np.complex64]
 
+# Symbols that are given noise at a time: what is made of them on the way stays in a core's cache.
+BLOCK = 2**15
+
 
 @dataclass(frozen=True)
 class NoisySymbols:
@@ -27,6 +30,7 @@ class NoisySymbols:
     realised_snr_db: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is found at the end
 def add_noise(
     symbols: Symbols, snr_db: float, seed: int, frame_id: int, power: float = 1.0
 ) -> NoisySymbols:
@@ -40,20 +44,30 @@ def add_noise(
         power: :math:`\bar P`, linear.
 
     Raises:
-        ValueError: If z is empty, all zeros or beyond float32, so that no SNR can be stated.
+        ValueError: If z is empty, all zeros, not finite or beyond float32, so that no SNR can be
+            stated.
     """
     if not len(symbols):
         raise ValueError("0 symbols, expected at least 1")
-    noise = unit_complex_normal(generator(seed, frame_id, Purpose.CHANNEL), len(symbols))
-    noisy = awgn(symbols, snr_db, noise, power)
+    draws = generator(seed, frame_id, Purpose.CHANNEL)
+    noisy = np.empty_like(symbols)
+    sent = drawn = received = 0.0
+    for first in range(0, len(symbols), BLOCK):
+        block = symbols[first : first + BLOCK]
+        noise = unit_complex_normal(draws, len(block))
+        there = noisy[first : first + BLOCK]
+        there[:] = awgn(block, snr_db, noise, power)
+        sent += energy(block)
+        drawn += energy(noise)
+        received += energy(there)
     variance = power / 10 ** (snr_db / 10)
-    ratio = energy(symbols) / (variance * energy(noise))
-    if not (0 < ratio < math.inf and math.isfinite(energy(noisy))):
-        raise ValueError(f"average power {energy(symbols) / len(symbols):g}, expected {power:g}")
+    ratio = sent / (variance * drawn)
+    if not (0 < ratio < math.inf and math.isfinite(received)):
+        raise ValueError(f"average power {sent / len(symbols):g}, expected {power:g}")
     return NoisySymbols(noisy, 10 * math.log10(ratio))
 
 
 def energy(symbols: Symbols) -> float:
-    """The squared norm."""
+    """The squared norm; not finite if a symbol is not."""
     reals = symbols.view(np.float32)
     return float(np.dot(reals, reals))

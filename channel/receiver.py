@@ -12,6 +12,7 @@ import grpc
 from channel.settings import ChannelSettings
 from commin.backoff import Backoff
 from commin.frame_stream import is_cancelled
+from commin.hops import ReceiveRequest, receive_stub
 from commin.transport import RETRYABLE, SESSION_KEY, open_channel
 from commin.v1 import describe_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
 from shared.errors import deadline_exceeded, internal, unavailable
@@ -46,9 +47,10 @@ class Receiver:
             round_robin=True,
         )
         self._stub = receiver_pb2_grpc.ReceiverServiceStub(self._connection)
+        self._receive = receive_stub(self._connection)
 
     async def receive(
-        self, request: receiver_pb2.ReceiveRequest, deadline: float, session: str, emit: Emit
+        self, request: ReceiveRequest, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
         """Has a frame received.
 
@@ -82,9 +84,9 @@ class Receiver:
             self._on_resend()
 
     async def _attempt(
-        self, request: receiver_pb2.ReceiveRequest, deadline: float, session: str, emit: Emit
+        self, request: ReceiveRequest, deadline: float, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
-        call = self._stub.Receive(
+        call = self._receive(
             request,
             timeout=max(deadline - time.monotonic(), 0.001),
             wait_for_ready=True,
@@ -98,7 +100,8 @@ class Receiver:
                 elif event.error.code == UNAVAILABLE:
                     raise BrokenCallError(event.error.message)
                 else:
-                    return event
+                    last: frame_pb2.FrameEvent = event
+                    return last
         except grpc.aio.AioRpcError as error:
             raise self._judge(error, request) from error
         except asyncio.CancelledError:
@@ -109,9 +112,7 @@ class Receiver:
             call.cancel()
         raise BrokenCallError("it ended the call without a result")
 
-    def _judge(
-        self, error: grpc.aio.AioRpcError, request: receiver_pb2.ReceiveRequest
-    ) -> Exception:
+    def _judge(self, error: grpc.aio.AioRpcError, request: ReceiveRequest) -> Exception:
         code, details = error.code(), error.details()
         if code in RETRYABLE:
             return BrokenCallError(f"{code.name}: {details}")
@@ -119,8 +120,9 @@ class Receiver:
             return deadline_exceeded(*self._too_late(request))
         return internal(f"the receiver at {self._target} failed: {code.name}: {details}")
 
-    def _too_late(self, request: receiver_pb2.ReceiveRequest) -> tuple[float, str]:
-        return request.options.link.timeout_seconds, f"waiting for the receiver at {self._target}"
+    def _too_late(self, request: ReceiveRequest) -> tuple[float, str]:
+        seconds = request.message.options.link.timeout_seconds
+        return seconds, f"waiting for the receiver at {self._target}"
 
     async def describe(self) -> describe_pb2.ReceiverDescription:
         """Asks a receiver what it has loaded.

@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 
-from channel.noise import NoisySymbols, add_noise
+from channel.noise import NoisySymbols, Symbols, add_noise
 from channel.receiver import Receiver
 from channel.settings import ChannelSettings
 from commin import tensors
+from commin.hops import PropagateRequest, serve_propagate
 from commin.v1 import channel_pb2, channel_pb2_grpc, describe_pb2, frame_pb2, receiver_pb2
+from commin.wire import Parcel
 from shared.errors import FrameError, invalid
 from shared.lifecycle import Lifecycle
 from shared.options import SNR, check_snr, require_link_options, timeout_seconds
@@ -49,6 +51,7 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service's handlers to the server."""
         channel_pb2_grpc.add_ChannelServiceServicer_to_server(self, server)
+        serve_propagate(server, self.Propagate)
 
     async def load(self) -> None:
         """There is nothing to load; the receiver may come up later."""
@@ -82,13 +85,13 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
         return channel_pb2.ConfigureResponse(channel=self._describe())
 
     async def Propagate(  # type: ignore[override]  # events are written, not yielded
-        self, request_iterator: AsyncIterator[channel_pb2.PropagateRequest], context: Context
+        self, request_iterator: AsyncIterator[PropagateRequest], context: Context
     ) -> None:
         """Serves one session."""
         await self._places.take(context)
         name = session_name(context)
 
-        async def serve(request: channel_pb2.PropagateRequest, emit: Emit) -> frame_pb2.FrameEvent:
+        async def serve(request: PropagateRequest, emit: Emit) -> frame_pb2.FrameEvent:
             return await self._serve(request, name, emit)
 
         session = Session(
@@ -107,22 +110,21 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             await stop_short(context)
 
     async def _serve(
-        self, request: channel_pb2.PropagateRequest, session: str, emit: Emit
+        self, request: PropagateRequest, session: str, emit: Emit
     ) -> frame_pb2.FrameEvent:
         """One frame, from its arrival to its last event."""
         arrived = time.monotonic()
-        seconds = timeout_seconds(
-            request.options, self._settings.frame_timeout_seconds, LONGEST_SECONDS
-        )
-        snr_db = self._check_options(request.options)
-        if request.symbols.ByteSize() <= FEW_BYTES:
+        options = request.message.options
+        seconds = timeout_seconds(options, self._settings.frame_timeout_seconds, LONGEST_SECONDS)
+        snr_db = self._check_options(options)
+        if len(request.data) <= FEW_BYTES:
             noisy = self._add_noise(request, snr_db)
         else:
             loop = asyncio.get_running_loop()
             noisy = await loop.run_in_executor(self._threads, self._add_noise, request, snr_db)
-        onward = receiver_pb2.ReceiveRequest(frame_id=request.frame_id, options=request.options)
-        tensors.encode_into(onward.symbols, noisy.symbols)
-        onward.options.channel.snr_db = snr_db
+        message = receiver_pb2.ReceiveRequest(frame_id=request.frame_id, options=options)
+        message.options.channel.snr_db = snr_db
+        onward = Parcel(message, tensors.describe_into(message.symbols, noisy.symbols))
         elapsed = time.monotonic() - arrived
         self.telemetry.observe_frame(snr_db, noisy.realised_snr_db, len(noisy.symbols), elapsed)
         event = await self._receiver.receive(onward, arrived + seconds, session, emit)
@@ -139,23 +141,33 @@ class ChannelService(channel_pb2_grpc.ChannelServiceServicer):
             return self._default_snr_db
         return self._check(SNR, options.channel.snr_db)
 
-    def _add_noise(self, request: channel_pb2.PropagateRequest, snr_db: float) -> NoisySymbols:
-        power = request.power if request.HasField("power") else 1.0
+    def _add_noise(self, request: PropagateRequest, snr_db: float) -> NoisySymbols:
+        message = request.message
+        power = message.power if message.HasField("power") else 1.0
         if not 0 < power < np.finfo(np.float32).max:
             raise invalid("power", f"{power:g}, expected a positive finite number")
         try:
             symbols = tensors.decode(
-                request.symbols,
+                message.symbols,
                 dtype=np.complex64,
                 shape=(None,),
                 max_bytes=self._settings.max_symbols * np.dtype(np.complex64).itemsize,
                 field="symbols",
+                finite=False,  # checked on the way, with the noise
+                data=request.data,
             )
-            seed, frame_id = request.options.link.seed, request.frame_id
-            return add_noise(symbols, snr_db, seed, frame_id, power)
+            return self._noisy(symbols, snr_db, message, power)
         except tensors.TensorError as error:
             raise invalid(error.field, error.description) from error
+
+    @staticmethod
+    def _noisy(
+        symbols: Symbols, snr_db: float, message: channel_pb2.PropagateRequest, power: float
+    ) -> NoisySymbols:
+        try:
+            return add_noise(symbols, snr_db, message.options.link.seed, message.frame_id, power)
         except ValueError as error:
+            tensors.check_finite(symbols, "symbols")
             raise invalid("symbols", str(error)) from error
 
     def _check(self, field: str, snr_db: float) -> float:

@@ -8,10 +8,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc import StatusCode
 
@@ -21,7 +20,15 @@ from commin.v1 import frame_pb2
 
 log = logging.getLogger(__name__)
 
-Request = TypeVar("Request", bound=Message)
+
+class Sized(Protocol):
+    """A request: a message or a parcel of ``commin.wire``."""
+
+    def ByteSize(self) -> int:  # noqa: N802  # protobuf's name
+        """How many bytes are sent."""
+
+
+Request = TypeVar("Request", bound=Sized)
 OnProgress = Callable[[frame_pb2.FrameEvent], None]
 
 UNAVAILABLE = StatusCode.UNAVAILABLE.value[0]

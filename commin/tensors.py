@@ -18,6 +18,8 @@ WIRE: dict[tensor_pb2.Dtype.ValueType, np.dtype[Any]] = {
 }
 CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in WIRE.items()}
 
+MOST_BYTES = np.iinfo(np.intp).max  # of an array
+
 Scalar = type[np.generic]
 
 
@@ -52,12 +54,24 @@ def encode_into(tensor: tensor_pb2.Tensor, array: NDArray[Any]) -> None:
     Raises:
         TypeError: If its element type has no place on the wire.
     """
+    tensor.data = describe_into(tensor, array).tobytes()  # tobytes writes C order
+
+
+def describe_into(tensor: tensor_pb2.Tensor, array: NDArray[Any]) -> NDArray[Any]:
+    """Sets all but the data, which the caller sends in another way; see ``commin.wire``.
+
+    Returns:
+        The elements as they are sent, in the array's own memory layout.
+
+    Raises:
+        TypeError: If its element type has no place on the wire.
+    """
     code = CODES.get((array.dtype.kind, array.dtype.itemsize))
     if code is None:
         raise TypeError(f"element type {array.dtype}, expected {_names(WIRE.values())}")
     tensor.dtype = code
     tensor.shape[:] = array.shape
-    tensor.data = array.astype(WIRE[code], copy=False).tobytes()  # tobytes writes C order
+    return array.astype(WIRE[code], copy=False)
 
 
 def decode(
@@ -68,6 +82,7 @@ def decode(
     max_bytes: int,
     field: str,
     finite: bool = True,
+    data: bytes | memoryview | None = None,
 ) -> NDArray[Any]:
     """Unpacks a tensor that came over the wire, trusting nothing it says.
 
@@ -78,9 +93,10 @@ def decode(
         max_bytes: The most bytes of data.
         field: What errors call the tensor.
         finite: Reject NaN and infinity.
+        data: The elements, where they came apart from the message; see ``commin.wire``.
 
     Returns:
-        The elements, read-only and not copied out of the message's bytes.
+        The elements, read-only and not copied out of the data.
 
     Raises:
         TensorError: If the tensor is not what was asked for, or disagrees with itself.
@@ -88,11 +104,11 @@ def decode(
     stored = _check_dtype(tensor.dtype, dtype, field)
     sizes = tuple(tensor.shape)
     _check_shape(sizes, shape, field)
-    data = tensor.data  # a copy each time
+    data = tensor.data if data is None else data  # the message's is a copy each time
     _check_length(len(data), sizes, stored.itemsize, max_bytes, field)
     array = np.frombuffer(data, stored).reshape(sizes)
     if finite:
-        _check_finite(array, field)
+        check_finite(array, field)
     return array
 
 
@@ -119,7 +135,7 @@ def _check_length(
 ) -> None:
     needed = math.prod(sizes) * itemsize  # Python's integers do not overflow
     span = math.prod(size for size in sizes if size) * itemsize  # numpy's must not, even if empty
-    if max(needed, length) > max_bytes or span > np.iinfo(np.intp).max:
+    if max(needed, length) > max_bytes or span > MOST_BYTES:
         raise TensorError(
             field, f"shape {sizes} and {length} bytes of data, the limit is {max_bytes} bytes"
         )
@@ -127,7 +143,12 @@ def _check_length(
         raise TensorError(field, f"{length} bytes of data, shape {sizes} needs {needed}")
 
 
-def _check_finite(array: NDArray[Any], field: str) -> None:
+def check_finite(array: NDArray[Any], field: str) -> None:
+    """Passes over an array of finite numbers.
+
+    Raises:
+        TensorError: If there are others; it names the first.
+    """
     if array.dtype.kind == "u":
         return
     wrong = ~np.isfinite(array)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from commin import tensors
+from commin.hops import ReceiveRequest, serve_receive
 from commin.v1 import describe_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
 from receiver.engine import Engine, Job, Outcome, Update
 from receiver.models import load_receiver
@@ -49,6 +50,7 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service's handlers to the server."""
         receiver_pb2_grpc.add_ReceiverServiceServicer_to_server(self, server)
+        serve_receive(server, self.Receive)
 
     async def load(self) -> None:
         """Loads the bundle's decoder, INNs and prior, and starts the engine.
@@ -112,7 +114,7 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
         return receiver_pb2.ReceiverServiceDescribeResponse(receiver=receiver)
 
     async def Receive(  # type: ignore[override]  # events are written, not yielded
-        self, request: receiver_pb2.ReceiveRequest, context: Context
+        self, request: ReceiveRequest, context: Context
     ) -> None:
         """Serves one frame."""
         session, frame_id = session_name(context), request.frame_id
@@ -136,7 +138,7 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
         await context.write(receiver_pb2.ReceiveResponse(event=event))
 
     async def _serve(
-        self, request: receiver_pb2.ReceiveRequest, session: str, context: Context
+        self, request: ReceiveRequest, session: str, context: Context
     ) -> frame_pb2.FrameEvent:
         """Sends the frame's progress; returns its result."""
         job = self._make_job(request, session, context.time_remaining())
@@ -147,12 +149,11 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
                 await context.write(progress(job.frame_id, event))
         raise internal("the engine ended without an outcome")
 
-    def _make_job(
-        self, request: receiver_pb2.ReceiveRequest, session: str, seconds: float | None
-    ) -> Job:
+    def _make_job(self, request: ReceiveRequest, session: str, seconds: float | None) -> Job:
         """The engine's view of the request, once that is found in order."""
         manifest = self._bundle.manifest
-        options, link = request.options, request.options.link
+        options = request.message.options
+        link = options.link
         check_bundle(options, manifest.name, self._bundle.codec_digest, "receiver")
         require_link_options(link)
         told = check_snr(
@@ -175,15 +176,16 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             session=session,
         )
 
-    def _symbols(self, request: receiver_pb2.ReceiveRequest) -> Any:
+    def _symbols(self, request: ReceiveRequest) -> Any:
         k = self._bundle.manifest.jscc.architecture.symbols
         try:
             return tensors.decode(
-                request.symbols,
+                request.message.symbols,
                 dtype=np.complex64,
                 shape=(k,),
                 max_bytes=k * np.dtype(np.complex64).itemsize,
                 field="symbols",
+                data=request.data,
             )
         except tensors.TensorError as error:
             raise invalid(error.field, error.description) from error

@@ -8,6 +8,7 @@ import math
 import grpc
 
 from commin.backoff import Backoff
+from commin.hops import PropagateRequest, propagate_stub
 from commin.transport import open_channel
 from commin.v1 import channel_pb2, channel_pb2_grpc, frame_pb2
 from shared.bundle import Bundle
@@ -32,12 +33,15 @@ class Link:
             keepalive_seconds=settings.keepalive_seconds,
         )
         self._stub = channel_pb2_grpc.ChannelServiceStub(self._connection)
+        self._propagate = propagate_stub(self._connection)
 
     def propagate(
         self, metadata: tuple[tuple[str, str], ...]
-    ) -> grpc.aio.StreamStreamCall[channel_pb2.PropagateRequest, channel_pb2.PropagateResponse]:
+    ) -> grpc.aio.StreamStreamCall[PropagateRequest, channel_pb2.PropagateResponse]:
         """Opens a session with the channel."""
-        return self._stub.Propagate(metadata=metadata)
+        call: grpc.aio.StreamStreamCall[PropagateRequest, channel_pb2.PropagateResponse]
+        call = self._propagate(metadata=metadata)
+        return call
 
     async def describe(
         self, channel_only: bool = False

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from commin import tensors
 from commin.frame_stream import FrameStream
+from commin.hops import PropagateRequest
 from commin.transport import SESSION_KEY
 from commin.v1 import channel_pb2, describe_pb2, frame_pb2, transmitter_pb2, transmitter_pb2_grpc
+from commin.wire import Parcel
 from shared.bundle import Bundle
 from shared.describe import describe_bundle
 from shared.errors import FrameError, deadline_exceeded
@@ -33,7 +35,7 @@ from transmitter.quality import psnr_db
 from transmitter.settings import TransmitterSettings
 from transmitter.worker import EncoderWorker, Symbols
 
-Uplink = FrameStream[channel_pb2.PropagateRequest]
+Uplink = FrameStream[PropagateRequest]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -87,7 +89,9 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
         encoder = await asyncio.to_thread(load_encoder, self._bundle, self._device)
         on_batch = self.telemetry.batch_size.observe
-        self._worker = EncoderWorker(encoder, self._device, settings.max_batch, on_batch)
+        self._worker = EncoderWorker(
+            encoder, self._device, settings.max_batch, on_batch, lambda: self.lifecycle.in_flight
+        )
         size = self._bundle.manifest.jscc.architecture.image_size
         limits = ImageLimits(size, settings.max_image_bytes, settings.max_pixels)
         self._preparer = Preparer(limits, settings.image_threads)
@@ -185,16 +189,13 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         elapsed = prepared - started + time.monotonic() - resolved
         return Encoded(original, symbols, options, elapsed)
 
-    def _pass_on(
-        self, frame_id: int, encoded: Encoded, deadline: float
-    ) -> channel_pb2.PropagateRequest:
+    def _pass_on(self, frame_id: int, encoded: Encoded, deadline: float) -> PropagateRequest:
         """The request to the channel, with what is left of the frame's time."""
         request = channel_pb2.PropagateRequest(
             frame_id=frame_id, options=encoded.options, power=self._bundle.manifest.power
         )
-        tensors.encode_into(request.symbols, encoded.symbols)
         request.options.link.timeout_seconds = max(deadline - time.monotonic(), 0.001)
-        return request
+        return Parcel(request, tensors.describe_into(request.symbols, encoded.symbols))
 
     async def _rate(self, result: frame_pb2.Result, encoded: Encoded) -> None:
         """Adds to a result what only the transmitter knows."""

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from channel.awgn import awgn
+from channel.noise import BLOCK, add_noise
 from shared.draws import Purpose, generator, unit_complex_normal
 
 SYMBOLS = 1_000_000
@@ -77,3 +78,23 @@ def test_an_snr_per_row() -> None:
 
 def test_no_noise_leaves_the_symbols_as_they_are(z: Symbols) -> None:
     np.testing.assert_array_equal(awgn(z, 0.0, np.zeros_like(z)), z)
+
+
+@pytest.mark.parametrize("k", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_blocks_leave_no_seam(k: int) -> None:
+    """A frame's noise is that of one draw, however many blocks it is added in."""
+    z = np.asarray(np.exp(1j * np.arange(k)), np.complex64)
+    noise = unit_complex_normal(generator(3, 4, Purpose.CHANNEL), k)
+    noisy = add_noise(z, -2.0, seed=3, frame_id=4)
+    np.testing.assert_array_equal(noisy.symbols, awgn(z, -2.0, noise))
+    realised = 10 * np.log10(power_of(z) / (10**0.2 * power_of(noise)))
+    assert noisy.realised_snr_db == pytest.approx(realised, abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("at", [0, BLOCK, 2 * BLOCK - 1])
+def test_one_symbol_without_an_snr_spoils_the_frame(bad: float, at: int) -> None:
+    z = np.ones(2 * BLOCK, np.complex64)
+    z[at] = bad
+    with pytest.raises(ValueError, match="average power"):
+        add_noise(z, 0.0, seed=0, frame_id=0)
