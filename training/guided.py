@@ -74,8 +74,7 @@ class GuidedInverse(nn.Module):
         with torch.no_grad():
             epsilon = self._prior[0](state, t.to(image.device)).float()
             x0 = step.predict_x0(state, epsilon).clamp(-1, 1)
-        _, detail = inn(x0, snr_db)
-        return inn.inverse(inn.coarse(y), detail, snr_db).float()
+        return inn.replace_coarse(x0, inn.coarse(y), snr_db).float()
 
     def _distance(self, guided: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """LPIPS at a random phase of AlexNet's grid.
