@@ -37,11 +37,12 @@ class LinkScheme:
     description: describe_pb2.LinkDescription
 
     def identity(self) -> Mapping[str, Any]:
-        """What the link tells of itself: encoder and decoder by digest, the rest by name."""
+        """What the link tells of itself, and by digest what its restorer computes with."""
         bundle = self.description.receiver.bundle
+        restorers = {each.name: each for each in self.description.receiver.restorers}
         return {
             "kind": "link",
-            "restorer": self.restorer,
+            "restorer": [self.restorer, restorers[self.restorer].digest],
             "steps": self.steps,
             "bundle": [bundle.name, bundle.codec_digest, bundle.power],
             "channel": self.description.channel.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from commin.hops import ReceiveRequest, serve_receive
 from commin.v1 import describe_pb2, frame_pb2, receiver_pb2, receiver_pb2_grpc
 from receiver.engine import Engine, Job, Outcome, Update
 from receiver.models import load_receiver
+from receiver.restorers.base import Restorer
 from receiver.settings import ReceiverSettings
 from shared.bundle import Bundle
 from shared.cpu import in_passing_thread, keep_freed_memory
@@ -102,6 +104,7 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
                 summary=restorer.summary,
                 default_steps=restorer.default_steps,
                 max_steps=restorer.max_steps,
+                digest=self._digest(restorer),
             )
             for restorer in self._engine.restorers.values()
         ]
@@ -112,6 +115,11 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             default_restorer=self._default_restorer,
         )
         return receiver_pb2.ReceiverServiceDescribeResponse(receiver=receiver)
+
+    def _digest(self, restorer: Restorer) -> str:
+        used = self._bundle.manifest.digest_without(restorer.ignores)
+        precision = self._engine.models.dtype
+        return hashlib.sha256(f"{used} {precision}".encode()).hexdigest()
 
     async def Receive(  # type: ignore[override]  # events are written, not yielded
         self, request: ReceiveRequest, context: Context

@@ -167,6 +167,11 @@ class Manifest(Frozen):
         }
         return kept
 
+    def digest_without(self, ignored: Iterable[FieldPath]) -> str:
+        """The sha256 of :meth:`without`, hexadecimal."""
+        kept = json.dumps(self.without(ignored), sort_keys=True)
+        return hashlib.sha256(kept.encode()).hexdigest()
+
     @property
     def _owners(self) -> dict[str, list[FieldPath]]:
         """The fields that name each file."""

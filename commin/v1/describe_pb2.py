@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ommin/v1/describe.proto\x12\tcommin.v1\"*\n\x08SnrRange\x12\x0e\n\x06min_db\x18\x01 \x01(\x01\x12\x0e\n\x06max_db\x18\x02 \x01(\x01\"\xac\x01\n\x11\x42undleDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nimage_size\x18\x02 \x01(\r\x12\x0f\n\x07symbols\x18\x03 \x01(\r\x12\x17\n\x0f\x62\x61ndwidth_ratio\x18\x04 \x01(\x01\x12\r\n\x05power\x18\x05 \x01(\x01\x12&\n\tsnr_range\x18\x06 \x01(\x0b\x32\x13.commin.v1.SnrRange\x12\x14\n\x0c\x63odec_digest\x18\x07 \x01(\t\"V\n\x16TransmitterDescription\x12,\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1c.commin.v1.BundleDescription\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"c\n\x12\x43hannelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_snr_db\x18\x02 \x01(\x01\x12&\n\tsnr_range\x18\x03 \x01(\x0b\x32\x13.commin.v1.SnrRange\"^\n\x13RestorerDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x15\n\rdefault_steps\x18\x03 \x01(\r\x12\x11\n\tmax_steps\x18\x04 \x01(\r\"\xa0\x01\n\x13ReceiverDescription\x12,\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1c.commin.v1.BundleDescription\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x31\n\trestorers\x18\x03 \x03(\x0b\x32\x1e.commin.v1.RestorerDescription\x12\x18\n\x10\x64\x65\x66\x61ult_restorer\x18\x04 \x01(\t\"\xab\x01\n\x0fLinkDescription\x12\x36\n\x0btransmitter\x18\x01 \x01(\x0b\x32!.commin.v1.TransmitterDescription\x12.\n\x07\x63hannel\x18\x02 \x01(\x0b\x32\x1d.commin.v1.ChannelDescription\x12\x30\n\x08receiver\x18\x03 \x01(\x0b\x32\x1e.commin.v1.ReceiverDescriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ommin/v1/describe.proto\x12\tcommin.v1\"*\n\x08SnrRange\x12\x0e\n\x06min_db\x18\x01 \x01(\x01\x12\x0e\n\x06max_db\x18\x02 \x01(\x01\"\xac\x01\n\x11\x42undleDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nimage_size\x18\x02 \x01(\r\x12\x0f\n\x07symbols\x18\x03 \x01(\r\x12\x17\n\x0f\x62\x61ndwidth_ratio\x18\x04 \x01(\x01\x12\r\n\x05power\x18\x05 \x01(\x01\x12&\n\tsnr_range\x18\x06 \x01(\x0b\x32\x13.commin.v1.SnrRange\x12\x14\n\x0c\x63odec_digest\x18\x07 \x01(\t\"V\n\x16TransmitterDescription\x12,\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1c.commin.v1.BundleDescription\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"c\n\x12\x43hannelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_snr_db\x18\x02 \x01(\x01\x12&\n\tsnr_range\x18\x03 \x01(\x0b\x32\x13.commin.v1.SnrRange\"n\n\x13RestorerDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x15\n\rdefault_steps\x18\x03 \x01(\r\x12\x11\n\tmax_steps\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"\xa0\x01\n\x13ReceiverDescription\x12,\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1c.commin.v1.BundleDescription\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x31\n\trestorers\x18\x03 \x03(\x0b\x32\x1e.commin.v1.RestorerDescription\x12\x18\n\x10\x64\x65\x66\x61ult_restorer\x18\x04 \x01(\t\"\xab\x01\n\x0fLinkDescription\x12\x36\n\x0btransmitter\x18\x01 \x01(\x0b\x32!.commin.v1.TransmitterDescription\x12.\n\x07\x63hannel\x18\x02 \x01(\x0b\x32\x1d.commin.v1.ChannelDescription\x12\x30\n\x08receiver\x18\x03 \x01(\x0b\x32\x1e.commin.v1.ReceiverDescriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANNELDESCRIPTION']._serialized_start=346
   _globals['_CHANNELDESCRIPTION']._serialized_end=445
   _globals['_RESTORERDESCRIPTION']._serialized_start=447
-  _globals['_RESTORERDESCRIPTION']._serialized_end=541
-  _globals['_RECEIVERDESCRIPTION']._serialized_start=544
-  _globals['_RECEIVERDESCRIPTION']._serialized_end=704
-  _globals['_LINKDESCRIPTION']._serialized_start=707
-  _globals['_LINKDESCRIPTION']._serialized_end=878
+  _globals['_RESTORERDESCRIPTION']._serialized_end=557
+  _globals['_RECEIVERDESCRIPTION']._serialized_start=560
+  _globals['_RECEIVERDESCRIPTION']._serialized_end=720
+  _globals['_LINKDESCRIPTION']._serialized_start=723
+  _globals['_LINKDESCRIPTION']._serialized_end=894
 # @@protoc_insertion_point(module_scope)

@@ -154,6 +154,7 @@ class RestorerDescription(message.Message):
     SUMMARY_FIELD_NUMBER: builtins.int
     DEFAULT_STEPS_FIELD_NUMBER: builtins.int
     MAX_STEPS_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name that frames ask for it by."""
     summary: builtins.str
@@ -162,6 +163,8 @@ class RestorerDescription(message.Message):
     """Denoising steps when a frame sets none; 0 for a restorer that makes none."""
     max_steps: builtins.int
     """The most steps that a frame may ask for."""
+    digest: builtins.str
+    """Identifies all that determines its results but the decoded image: weights, settings, precision."""
     def __init__(
         self,
         *,
@@ -169,10 +172,11 @@ class RestorerDescription(message.Message):
         summary: builtins.str = ...,
         default_steps: builtins.int = ...,
         max_steps: builtins.int = ...,
+        digest: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["default_steps", b"default_steps", "max_steps", b"max_steps", "name", b"name", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["default_steps", b"default_steps", "digest", b"digest", "max_steps", b"max_steps", "name", b"name", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

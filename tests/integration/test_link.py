@@ -163,7 +163,9 @@ def test_describe_tells_what_is_loaded(client: commin.Link) -> None:
     assert bundle.bandwidth_ratio == pytest.approx(64 / (3 * SIZE**2))
     assert link.receiver.bundle == bundle
     assert (link.channel.model, link.channel.default_snr_db) == ("awgn", 0)
-    assert {"none", "commin"} <= {restorer.name for restorer in link.receiver.restorers}
+    restorers = {restorer.name: restorer for restorer in link.receiver.restorers}
+    assert {"none", "commin"} <= restorers.keys()
+    assert len({restorer.digest for restorer in restorers.values()}) == len(restorers)
     assert link.receiver.default_restorer == "commin-fast"
 
 

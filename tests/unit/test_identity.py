@@ -12,6 +12,8 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from commin.v1 import describe_pb2
+from evaluation.link_schemes import LinkScheme
 from evaluation.restorer_schemes import RestorerScheme
 from receiver.decoder import Decoder
 from receiver.inn import INN
@@ -228,3 +230,17 @@ def test_what_is_ignored_makes_no_difference(models: ReceiverModels, name: str) 
     """Bit for bit, so that a restorer that starts to use a part has to stop ignoring it."""
     torch.manual_seed(2)
     assert torch.equal(restored(models, name), restored(others(models, name), name))
+
+
+def test_another_network_behind_a_link_is_told_by_its_digest() -> None:
+    """A link's cells are those of what its receiver computes with, restorer by restorer."""
+
+    def identity(restorer: str, inn: str) -> Any:
+        description = describe_pb2.LinkDescription()
+        for name in ("none", "commin"):
+            description.receiver.restorers.add(name=name, digest=inn if name == "commin" else "n")
+        link = SimpleNamespace(target="")
+        return LinkScheme("s", restorer, 1, link, description).identity()  # type: ignore[arg-type]
+
+    assert identity("commin", "a") != identity("commin", "b")
+    assert identity("none", "a") == identity("none", "b")
