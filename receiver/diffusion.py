@@ -44,6 +44,21 @@ def timesteps(steps: int, start: int = TRAINING_STEPS) -> list[int]:
     return [round(1 + (start - 1) * (steps - 1 - i) / (steps - 1)) for i in range(steps)]
 
 
+def quadratic_timesteps(steps: int) -> list[int]:
+    r"""Times :math:`T (j / n)^2` for j = n, ..., 1, no two alike: closer where less noise is left.
+
+    With n = T they are all times, as with :func:`timesteps`.
+
+    Arguments:
+        steps: n, 1 to 1000.
+
+    Source: Song et al., "Denoising diffusion implicit models", ICLR 2021, appendix D.2.
+    """
+    if not 1 <= steps <= TRAINING_STEPS:
+        raise ValueError(f"steps {steps} must be 1 to {TRAINING_STEPS}")
+    return [max(j, round(TRAINING_STEPS * (j / steps) ** 2)) for j in range(steps, 0, -1)]
+
+
 @dataclass(frozen=True)
 class Step:
     r"""One reverse step from time t to an earlier time s, for each image of a batch.

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from receiver.diffusion import TRAINING_STEPS, timesteps
+from receiver.diffusion import TRAINING_STEPS, quadratic_timesteps
 from receiver.inn import INN
 from receiver.models import ReceiverModels
 from receiver.prior import Prior
@@ -19,10 +19,11 @@ from shared.draws import DiffusionNoise
 
 
 class CommIN:
-    r"""Algorithm 1, literally; with fewer steps than T = 1000, on a uniformly respaced schedule.
+    r"""Algorithm 1, literally.
 
-    There :math:`\zeta` grows by :math:`\sqrt{T / n}` for n steps, which is measured, not derived:
-    with it different n come to about the same LPIPS (models/faces64/README.md).
+    With n steps, fewer than T = 1000, times are spaced quadratically, and :math:`\zeta` grows by
+    :math:`\sqrt{T / n}`, which is measured, not derived: with it different n come to about the same
+    LPIPS (models/faces64/README.md).
 
     One addition, which the bundle can switch off: :math:`x_{0,t}` is clamped to [-1, 1]. Early
     estimates exceed that range by far, and an INN that was trained within it amplifies them.
@@ -49,7 +50,7 @@ class CommIN:
             x0=from_unit(y),
             guide=inn.coarse(from_unit(y)[None])[0],
             snr_db=snr_db,
-            times=timesteps(steps),
+            times=quadratic_timesteps(steps),
             noise=noise,
         )
 

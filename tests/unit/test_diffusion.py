@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.diffusion import TRAINING_STEPS, Step, alpha_bar, timesteps
+from receiver.diffusion import TRAINING_STEPS, Step, alpha_bar, quadratic_timesteps, timesteps
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,19 @@ def test_all_steps_are_the_full_schedule() -> None:
 def test_impossible_spacings_are_refused(steps: int, start: int) -> None:
     with pytest.raises(ValueError, match=f"steps {steps}"):
         timesteps(steps, start)
+
+
+@given(steps=st.integers(1, 1000))
+def test_quadratic_times_fall_from_the_noisiest_and_never_repeat(steps: int) -> None:
+    times = quadratic_timesteps(steps)
+    assert len(times) == steps
+    assert times[0] == 1000
+    assert times[-1] >= 1
+    assert all(later < earlier for earlier, later in itertools.pairwise(times))
+
+
+def test_quadratic_times() -> None:
+    assert quadratic_timesteps(5) == [1000, 640, 360, 160, 40]
+    assert quadratic_timesteps(1000) == timesteps(1000)
+    with pytest.raises(ValueError, match="steps 1001 must be 1 to 1000"):
+        quadratic_timesteps(1001)
