@@ -70,7 +70,8 @@ class ReceiverService(receiver_pb2_grpc.ReceiverServiceServicer):
             load_receiver, self._bundle, self._device, settings.precision, settings.compile
         )
         keep_freed_memory()
-        self._engine = Engine(
+        self._engine = await in_passing_thread(
+            Engine,
             models,
             max_batch=settings.max_batch,
             queue_limit=settings.queue_limit,
