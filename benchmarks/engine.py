@@ -3,7 +3,8 @@
 python -m benchmarks.engine [--quick]
 
 The loop has all frames at hand, decodes and steps them in full batches and serves nobody: nothing
-that serves can be faster. Previews are compared with a receiver that restores one frame at a time.
+that serves can be faster. Previews are compared with a receiver that restores one frame at a time:
+the first one, which is the decoded image, and the first that restoration has begun to change.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main() -> None:
         )
         findings = [
             throughput(load, models, restorer, batched, repetitions=1 if arguments.quick else 3),
-            previews(load, batched, single),
+            *previews(load, batched, single),
         ]
     report(__file__, findings, arguments)
 
@@ -139,19 +140,20 @@ def throughput(
     )
 
 
-def previews(load: Load, batched: str, single: str) -> Finding:
-    """Waits for the first preview: one frame at a time over all at once, p95."""
-    waits = {
-        address: float(np.percentile(asyncio.run(serve_clients(load, address)), 95))
+def previews(load: Load, batched: str, single: str) -> list[Finding]:
+    """Waits for previews: one frame at a time over all at once, p95."""
+    alone, together = (
+        np.percentile(asyncio.run(serve_clients(load, address)), 95, axis=0)
         for address in (single, batched)
-    }
-    return Finding(
-        "p95 wait for the first preview, one at a time / batched",
-        waits[single] / waits[batched],
-        "at least",
-        PREVIEWS,
-        {"one at a time s": waits[single], "batched s": waits[batched]},
     )
+    first, restored = (
+        {"one at a time s": float(alone[i]), "batched s": float(together[i])} for i in range(2)
+    )
+    what = "p95 wait for the first {}, one at a time / batched"
+    return [
+        Finding(what.format("preview"), alone[0] / together[0], "at least", PREVIEWS, first),
+        Finding(what.format("restored preview"), alone[1] / together[1], details=restored),
+    ]
 
 
 def timed_clients(load: Load, address: str) -> float:
@@ -161,34 +163,33 @@ def timed_clients(load: Load, address: str) -> float:
     return time.perf_counter() - started
 
 
-async def serve_clients(load: Load, address: str) -> list[float]:
-    """Each frame's wait for its first preview, seconds."""
+async def serve_clients(load: Load, address: str) -> list[tuple[float, float]]:
+    """Each frame's waits, see :func:`waits`."""
     async with open_channel(address) as connection:
         stub = receiver_pb2_grpc.ReceiverServiceStub(connection)
 
-        async def client(number: int) -> list[float]:
+        async def client(number: int) -> list[tuple[float, float]]:
             frames = range(number, load.frames, CLIENTS)
-            return [await first_preview(stub, load.request(i), f"client-{number}") for i in frames]
+            return [await waits(stub, load.request(i), f"client-{number}") for i in frames]
 
-        waits = await asyncio.gather(*map(client, range(CLIENTS)))
-    return [wait for each in waits for wait in each]
+        of_clients = await asyncio.gather(*map(client, range(CLIENTS)))
+    return [each for frames in of_clients for each in frames]
 
 
-async def first_preview(
+async def waits(
     stub: receiver_pb2_grpc.ReceiverServiceAsyncStub,
     request: receiver_pb2.ReceiveRequest,
     session: str,
-) -> float:
-    """Has a frame received; how long its first preview took, seconds."""
-    started, wait = time.perf_counter(), None
+) -> tuple[float, float]:
+    """Has a frame received; how long its first preview and the first after a step took, seconds."""
+    started, seen = time.perf_counter(), dict[bool, float]()
     async for response in stub.Receive(request, metadata=((SESSION_KEY, session),)):
         event = response.event
         if event.HasField("error"):
             raise RuntimeError(event.error.message)
-        if wait is None and event.progress.HasField("preview"):
-            wait = time.perf_counter() - started
-    assert wait is not None
-    return wait
+        if event.progress.HasField("preview"):
+            seen.setdefault(event.progress.step > 0, time.perf_counter() - started)
+    return min(seen.values()), seen[True]
 
 
 def loop(load: Load, models: ReceiverModels, restorer: Restorer, batch: int, frames: int) -> float:

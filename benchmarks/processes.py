@@ -57,24 +57,20 @@ def running(role: str, **settings: object) -> Iterator[Running]:
 
 
 @contextmanager
-def running_link(bundle: Path, threads: int | None = None, **receiver: object) -> Iterator[str]:
+def running_link(bundle: Path, **receiver: object) -> Iterator[str]:
     """Three services on free ports; the transmitter's address.
 
     Arguments:
         bundle: What transmitter and receiver load.
-        threads: Of each network; None for torch's own choice.
         receiver: Further settings of the receiver.
     """
-    limits = {} if threads is None else {"threads": threads}
     with ExitStack() as stack:
-        behind = stack.enter_context(running("receiver", bundle=bundle, **limits, **receiver))
+        behind = stack.enter_context(running("receiver", bundle=bundle, **receiver))
         channel = stack.enter_context(
             running("channel", receiver=behind.address, max_in_flight=256)
         )
         front = stack.enter_context(
-            running(
-                "transmitter", bundle=bundle, channel=channel.address, max_in_flight=256, **limits
-            )
+            running("transmitter", bundle=bundle, channel=channel.address, max_in_flight=256)
         )
         yield front.address
 

@@ -46,7 +46,7 @@ class SendOptions:
         seed: With the frame id, determines all random draws.
         restorer: Name of the restorer.
         steps: Denoising steps.
-        preview_every: Steps between previews; 0 for none.
+        preview_every: Steps between previews, of which the decoded image is the first; 0 for none.
         timeout: Seconds that each frame may take.
         bundle: Name of the bundle that the frames are meant for.
     """

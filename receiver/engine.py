@@ -52,7 +52,8 @@ class Job:
         told_snr_db: The SNR that the receiver is told, dB.
         restorer: Name of the restorer.
         steps: Denoising steps; None for the restorer's default.
-        preview_every: A preview every so many steps; 0 for none.
+        preview_every: A preview every so many steps, the decoded image being the first; 0 for none.
+            A frame that takes no more steps than that has none.
         deadline: On the clock of ``time.monotonic``, seconds; None for none.
         session: Waiting frames are taken from all sessions in turn.
     """
@@ -420,6 +421,9 @@ class Engine:
                 self._finish(task, pixels)
         starting = [task for task in rows if task.steps]
         self._guarded(lambda batch: self._start(batch, rows), starting)
+        for task in starting:
+            if not task.cancelled and 0 < task.job.preview_every < task.steps:
+                self._report(task, task.decoded)
 
     @torch.inference_mode()
     def _decoded(self, tasks: Sequence[_Task]) -> dict[_Task, tuple[Tensor, Pixels]]:

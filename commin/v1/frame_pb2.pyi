@@ -121,7 +121,9 @@ class RestorationOptions(message.Message):
     steps: builtins.int
     """Denoising steps. Unset: the restorer's default."""
     preview_every: builtins.int
-    """A preview is sent every so many steps; 0 sends none. Unset: the receiver's default."""
+    """A preview is sent every so many steps, the decoded image being the first; 0 sends none, nor
+    has a frame any that takes no more steps than that. Unset: the receiver's default.
+    """
     def __init__(
         self,
         *,

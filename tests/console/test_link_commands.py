@@ -37,11 +37,12 @@ def test_send_saves_the_good_and_names_the_bad(
     assert f"{bad}: INVALID_ARGUMENT: encoded: " in done.stderr
     assert "1 of 2 images did not come through" in done.stderr
     assert "eileen-collins" in done.stdout
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == [
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert written - {"previews/eileen-collins-0000.png"} == {  # a newer preview may replace it
         "eileen-collins.decoded.png",
         "eileen-collins.restored.png",
         "previews/eileen-collins-0002.png",
-    ]
+    }
     # Frame 0 of seed 7, as evaluation computes it without the services.
     local = LocalLink(Bundle.open(bundle), torch.device("cpu"))
     frame = read_frames(faces, 32, 1)

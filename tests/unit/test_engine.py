@@ -89,7 +89,7 @@ async def test_none_gives_the_decoded_image_back(engine: Engine) -> None:
 async def test_previews_come_at_their_cadence(engine: Engine) -> None:
     events = [event async for event in engine.run(job(0, steps=7, preview_every=3))]
     previews = [e.step for e in events if isinstance(e, Update) and e.preview is not None]
-    assert previews == [3, 6]
+    assert previews == [0, 3, 6]
     assert isinstance(events[-1], Outcome)
     assert events[-1].first_preview_seconds is not None
 
