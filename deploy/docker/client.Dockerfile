@@ -14,6 +14,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/commin \
     && pip --python /opt/commin/bin/python install --find-links /wheelhouse -c constraints.txt '.[client]'
 COPY commin /app/commin
+COPY shared /app/shared
 COPY console /app/console
 RUN python -m compileall -q /app
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ def compose(name: str = "docker-compose.yml") -> dict[str, Any]:
 
 def dockerfile(name: str) -> str:
     return (ROOT / f"deploy/docker/{name}.Dockerfile").read_text()
+
+
+def packages_in(name: str) -> set[str]:
+    """Those of this repository that an image holds."""
+    return set(re.findall(r"^COPY (\w+) /app/\1$", dockerfile(name), flags=re.M))
 
 
 def deployment(role: str) -> dict[str, Any]:
@@ -93,10 +100,18 @@ def test_images_hold_what_they_need(name: str) -> None:
     assert "pip uninstall --yes wheel setuptools pip" in final
     assert f".[{name}]" in install
     assert ("torch" in text.lower().replace("never torch", "")) == (name in ROLES[::2])
-    packages = set(re.findall(r"^COPY (\w+) /app/\1$", install, flags=re.M))
-    assert packages == {"commin"} | ({"console"} if name == "client" else {"shared", name})
+    assert packages_in(name) == {"commin", "shared", "console" if name == "client" else name}
     assert "# syntax" not in text
     assert "@sha256" not in text
+
+
+@pytest.mark.parametrize("name", [*ROLES, "client"])
+def test_what_images_run_imports_no_package_that_they_lack(name: str) -> None:
+    entry = "console.cli" if name == "client" else f"{name}.__main__"
+    script = f"import sys, {entry}; print(*{{each.partition('.')[0] for each in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(run.stdout.decode().split()) & ours <= packages_in(name)
 
 
 @pytest.mark.parametrize("service", sorted(compose()["services"]))
