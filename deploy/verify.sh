@@ -4,7 +4,7 @@
 #
 #   COMMIN_BUNDLE=folder     another bundle than models/faces64
 #   COMMIN_WHEELHOUSE=folder wheels to install from before any index
-#   VERIFY_STEPS=30          denoising steps of a frame
+#   VERIFY_STEPS=30          denoising steps of a frame; with 10 or fewer there are no previews to measure
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
