@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
     ("name", "options", "findings"),
     [
         ("step_cost", ("--restorer", "commin"), 1),
-        ("engine", ("--restorer", "commin"), 2),
-        ("link", ("--threads", "1"), 1),
+        ("engine", ("--restorer", "commin"), 3),
+        ("link", (), 2),
         ("channel", (), 1),
         ("memory", (), 1),
     ],
