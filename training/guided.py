@@ -27,9 +27,9 @@ class GuidedInverse(nn.Module):
 
     taken twice of every image, as a sampler meets it: at y noised to a time up to that which the
     fast sampler starts from, and at what came of that noised to any time, as every later step of
-    the fast sampler and of Algorithm 1 has it; times are as dense there as Algorithm 1's, which are
-    quadratic. Without the second, an INN sharpens what it has sharpened before. Minimising the
-    first term makes :math:`\hat x_{0,t}` an estimate of :math:`\mathrm{E}[x | x_t, y]`.
+    the fast sampler and of Algorithm 1 has it. Without the second, an INN sharpens what it has
+    sharpened before. Minimising the first term makes :math:`\hat x_{0,t}` an estimate of
+    :math:`\mathrm{E}[x | x_t, y]`.
 
     Arguments:
         settings: Weights and the start time.
@@ -48,10 +48,9 @@ class GuidedInverse(nn.Module):
     ) -> Tensor:
         """The loss of originals ``x`` and decoded ``y``, (B, 3, H, W) in [0, 1], sent at (B,)."""
         x, y = from_unit(x), from_unit(y)
-        early, any_time = torch.rand(2, len(x), generator=generator)
-        first = self._guided(inn, y, y, early * self.settings.start, snr_db, generator)
+        first = self._guided(inn, y, y, self.settings.start, snr_db, generator)
         again = first.detach().clamp(-1, 1)
-        second = self._guided(inn, again, y, any_time**2 * TRAINING_STEPS, snr_db, generator)
+        second = self._guided(inn, again, y, TRAINING_STEPS, snr_db, generator)
         error = (torch.stack([first, second]) - x).square().mean()
         if not self._lpips:
             return error
@@ -63,12 +62,12 @@ class GuidedInverse(nn.Module):
         inn: INN,
         image: Tensor,
         y: Tensor,
-        time: Tensor,
+        latest: int,
         snr_db: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        r""":math:`\hat x_{0,t}` at ``image`` noised to ``time``, (B,), rounded up."""
-        t = 1 + time.long()
+        r""":math:`\hat x_{0,t}` at ``image`` noised to times t drawn from 1 to ``latest``."""
+        t = 1 + (torch.rand(len(image), generator=generator) * latest).long()
         step = Step.between(t.tolist(), [0] * len(t), image.device)
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         state = step.add_noise(image, noise)
