@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -188,6 +189,7 @@ async def serve(settings: ServiceSettings, service: Service) -> None:
     line = {"event": "serving", "service": service.name, "address": server.address}
     print(json.dumps(line), flush=True)
     log.info("serving on %s", server.address)
+    gc.freeze()  # what is loaded stays: no collection while serving need look through it
     await stopping.wait()
     log.info("draining for up to %g s", settings.grace_seconds)
     await server.stop()

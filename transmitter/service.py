@@ -20,6 +20,7 @@ from commin.transport import SESSION_KEY
 from commin.v1 import channel_pb2, describe_pb2, frame_pb2, transmitter_pb2, transmitter_pb2_grpc
 from commin.wire import Parcel
 from shared.bundle import Bundle
+from shared.cpu import keep_freed_memory
 from shared.describe import describe_bundle
 from shared.errors import FrameError, deadline_exceeded
 from shared.lifecycle import Lifecycle
@@ -88,6 +89,7 @@ class TransmitterService(transmitter_pb2_grpc.TransmitterServiceServicer):
         self._device = pick_device(settings.device)
         self._bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
         encoder = await asyncio.to_thread(load_encoder, self._bundle, self._device)
+        keep_freed_memory()
         on_batch = self.telemetry.batch_size.observe
         self._worker = EncoderWorker(
             encoder, self._device, settings.max_batch, on_batch, lambda: self.lifecycle.in_flight
