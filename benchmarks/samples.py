@@ -15,7 +15,7 @@ from torchvision.utils import save_image
 
 from benchmarks.common import parser
 from receiver.models import load_receiver
-from shared.bundle import Bundle
+from shared.bundle import Bundle, BundleError
 from shared.weights import pick_device
 from training import prior, stylegan2
 
@@ -37,6 +37,8 @@ def main() -> None:
         rows.append(prior.sample(models.prior, count, size, arguments.steps, seed))
     if models.generator:
         rows.append(stylegan2.sample(models.generator, count, seed))
+    if not rows:
+        raise BundleError(f"bundle {arguments.bundle} has neither prior nor generator")
     save_image(torch.cat(rows), arguments.png, nrow=count)
 
 

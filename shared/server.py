@@ -186,10 +186,11 @@ async def serve(settings: ServiceSettings, service: Service) -> None:
     server = Server(settings, service)
     if not await _unless(stopping, server.start()):
         return
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no collection while serving need look through it
     line = {"event": "serving", "service": service.name, "address": server.address}
     print(json.dumps(line), flush=True)
     log.info("serving on %s", server.address)
-    gc.freeze()  # what is loaded stays: no collection while serving need look through it
     await stopping.wait()
     log.info("draining for up to %g s", settings.grace_seconds)
     await server.stop()
