@@ -1,6 +1,7 @@
 """Restorers of this repository against DPS as a published library (azula) has it.
 
 python -m benchmarks.peers [DATA] [--bundle models/faces64] [--limit 4] [--snrs=-5,1] [--quick]
+    [--write]
 
 DATA is a parquet or a folder of images, the sample faces by default. Both sides get the same prior
 and the same decoded images; DPS measures them through the plain coarse split. Channel noise and
@@ -15,10 +16,9 @@ so what was measured before a stop is not lost. Needs `pip install -e '.[bench]'
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
+import math
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from azula.guidance import DPSSampler
 from azula.noise import Schedule
 from torch import Tensor
 
+from benchmarks.common import BUNDLE, Finding, parser, report
 from benchmarks.quality import decode, score
 from evaluation.evaluate import read_frames
 from evaluation.images import to_images
@@ -43,7 +44,7 @@ from shared.bundle import Bundle
 from shared.draws import DiffusionNoise
 from shared.weights import pick_device
 
-SAMPLES = Path(__file__).parents[1] / "models" / "faces64" / "samples"
+SAMPLES = BUNDLE / "samples"
 SEED = 0
 
 Restore = Callable[[Tensor, float, int], Tensor]
@@ -163,24 +164,48 @@ def mean_over(points: Sequence[Point]) -> Point:
     )
 
 
-def compare(peer: Point, own: Sequence[Point]) -> str:
+def findings(peer: Point, own: Sequence[Point]) -> list[Finding]:
     """Our best LPIPS in at most the peer's time, and our least time for at most its LPIPS."""
-    in_time = [point for point in own if point.seconds <= peer.seconds]
-    as_good = [point for point in own if point.lpips <= peer.lpips]
-    texts = []
-    if in_time:
-        best = min(in_time, key=lambda point: point.lpips)
-        ratio = best.lpips / peer.lpips
-        texts.append(f"in at most its time, LPIPS x{ratio:.2f} ({best.method} {best.steps})")
-    else:
-        texts.append("in at most its time: none of ours")
-    if as_good:
-        fastest = min(as_good, key=lambda point: point.seconds)
-        ratio = peer.seconds / fastest.seconds
-        texts.append(f"at most its LPIPS {ratio:.1f}x faster ({fastest.method} {fastest.steps})")
-    else:
-        texts.append("at most its LPIPS: none of ours")
-    return f"against {peer.method} {peer.steps}: " + "; ".join(texts)
+    whose = f"{peer.method}, {peer.steps} steps"
+    its = {"its s/image": peer.seconds, "its LPIPS": peer.lpips, "its PSNR dB": peer.psnr_db}
+    best = min(
+        (point for point in own if point.seconds <= peer.seconds),
+        key=lambda point: point.lpips,
+        default=None,
+    )
+    fastest = min(
+        (point for point in own if point.lpips <= peer.lpips),
+        key=lambda point: point.seconds,
+        default=None,
+    )
+    return [
+        Finding(
+            f"our LPIPS in at most the time of {whose} / its LPIPS",
+            best.lpips / peer.lpips if best else math.inf,
+            "at most",
+            1.0,
+            described(best) | its,
+        ),
+        Finding(
+            f"seconds of {whose} / our seconds at most at its LPIPS",
+            peer.seconds / fastest.seconds if fastest else 0.0,
+            "at least",
+            1.0,
+            described(fastest) | its,
+        ),
+    ]
+
+
+def described(point: Point | None) -> dict[str, str | float]:
+    """One of ours, if there was one."""
+    if point is None:
+        return {"ours": "none"}
+    return {
+        "ours": f"{point.method}, {point.steps} steps",
+        "s/image": point.seconds,
+        "LPIPS": point.lpips,
+        "PSNR dB": point.psnr_db,
+    }
 
 
 def show(title: str, points: Iterable[Point]) -> None:
@@ -201,7 +226,7 @@ def kept(measured: Iterable[Point], collected: Sequence[list[Point]]) -> Iterato
         yield point
 
 
-def methods_from(arguments: argparse.Namespace, models: ReceiverModels) -> list[Method]:
+def methods_from(arguments: Namespace, models: ReceiverModels) -> list[Method]:
     """Our operating points as far as the bundle has them, then the peer's."""
     available = restorers_for(models)
     chosen = []
@@ -215,26 +240,22 @@ def methods_from(arguments: argparse.Namespace, models: ReceiverModels) -> list[
     return chosen + [azula_dps(models, steps, arguments.zeta) for steps in peer_steps]
 
 
-def arguments_from(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments_from(command_line: Sequence[str] | None = None) -> Namespace:
     """The command line; ``--quick`` shows that everything runs, and no more."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path, nargs="?", default=SAMPLES)
-    parser.add_argument("--bundle", type=Path, default=SAMPLES.parent)
-    parser.add_argument("--limit", type=int, default=4, help="images")
-    parser.add_argument("--snrs", default="-5,1", help="dB, separated by commas")
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("data", type=Path, nargs="?", default=SAMPLES)
+    options.add_argument("--limit", type=int, default=4, help="images")
+    options.add_argument("--snrs", default="-5,1", help="dB, separated by commas")
+    options.add_argument(
         "--ours",
         default="commin-turbo:1,commin-fast:2,commin-fast:10,commin-fast:25,commin:25",
         help="NAME:STEPS, separated by commas",
     )
-    parser.add_argument("--peer-steps", default="64,1000", help="separated by commas")
-    parser.add_argument("--zeta", type=float, default=1.0, help="the peer's step size")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="1 image, 1 SNR, 10 steps of the peer")
-    arguments = parser.parse_args(command_line)
-    if arguments.quick:
+    options.add_argument("--peer-steps", default="64,1000", help="separated by commas")
+    options.add_argument("--zeta", type=float, default=1.0, help="the peer's step size")
+    options.add_argument("--device", default="auto")
+    arguments = options.parse_args(command_line)
+    if arguments.quick:  # 1 image, 1 SNR, 10 steps of the peer
         arguments.limit, arguments.snrs, arguments.peer_steps = 1, "0", "10"
         arguments.ours = "commin-fast:10,commin:10"
     return arguments
@@ -250,11 +271,13 @@ def main() -> None:
     )
     originals = to_images([frame.pixels for frame in frames])
     methods = methods_from(arguments, models)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, "
-        f"{models.device}; torch {torch.__version__}, azula {version('azula')}, "
-        f"Python {platform.python_version()}; {len(frames)} images of {arguments.data.name}"
-    )
+    about = {
+        "images": len(frames),
+        "SNRs dB": arguments.snrs,
+        "threads": torch.get_num_threads(),
+        "azula": version("azula"),
+    }
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
     collected: list[list[Point]] = [[] for _ in methods]
     for snr_db in map(float, arguments.snrs.split(",")):
         decoded = decode(bundle, models, frames, snr_db, SEED)
@@ -265,9 +288,11 @@ def main() -> None:
         show(title, kept(measured, collected))
     means = [mean_over(points) for points in collected]
     show("mean over SNRs", means)
-    print()
-    for peer in (point for point in means if point.peer):
-        print(compare(peer, [point for point in means if not point.peer]))
+    own = [point for point in means if not point.peer]
+    found = [each for peer in means if peer.peer for each in findings(peer, own)]
+    for each in found:
+        each.details.update(about)
+    report(__file__, found, arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.tiny import CPU, make_inn, make_models
 pytest.importorskip("azula", reason="needs the extra 'bench'")
 from azula.guidance import DPSSampler
 
-from benchmarks.peers import DDPMSchedule, Point, PriorDenoiser, compare, mean_over
+from benchmarks.peers import DDPMSchedule, Point, PriorDenoiser, findings, mean_over
 
 
 def test_azulas_dps_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,15 +50,17 @@ def point(steps: int, seconds: float, lpips: float, peer: bool = False) -> Point
 def test_both_ratios_are_taken_from_the_best_of_ours() -> None:
     peer = point(1000, 10.0, 0.2, peer=True)
     own = [point(10, 0.5, 0.25), point(25, 1.0, 0.2), point(50, 2.0, 0.1), point(99, 20.0, 0.05)]
-    text = compare(peer, own)
-    assert "LPIPS x0.50 (ours 50)" in text
-    assert "10.0x faster (ours 25)" in text
+    quality, speed = findings(peer, own)
+    assert (quality.ratio, quality.details["ours"]) == (0.5, "ours, 50 steps")
+    assert (speed.ratio, speed.details["ours"]) == (10.0, "ours, 25 steps")
+    assert quality.holds
+    assert speed.holds
 
 
-def test_where_ours_is_behind_the_note_says_so() -> None:
-    text = compare(point(64, 0.1, 0.01, peer=True), [point(10, 0.5, 0.25)])
-    assert "in at most its time: none of ours" in text
-    assert "at most its LPIPS: none of ours" in text
+def test_where_ours_is_behind_it_says_so() -> None:
+    found = findings(point(64, 0.1, 0.01, peer=True), [point(10, 0.5, 0.25)])
+    assert [each.holds for each in found] == [False, False]
+    assert [each.details["ours"] for each in found] == ["none", "none"]
 
 
 def test_means_are_over_snrs() -> None:
