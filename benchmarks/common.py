@@ -135,9 +135,11 @@ def report(script: str, findings: Sequence[Finding], arguments: argparse.Namespa
 def table() -> str:
     """``RESULTS.md``, made of everything in ``results``."""
     parts = [
-        "# Benchmark results\n\nMade by `make bench ARGS=--write`. Every ratio compares two things "
-        "measured in turns in the same run, and is the median of several repetitions; absolute "
-        "figures are those of the machine named.\n"
+        "# Benchmark results\n\nMade by `make bench ARGS=--write`; `peers` and `restoration`, "
+        "which take data and most of an hour, by `python -m benchmarks.NAME VAL --write`. Every "
+        "ratio compares two things measured in the same run: in turns and as the median of several "
+        "repetitions, but for those two, which send each image once. Absolute figures are those of "
+        "the machine named.\n"
     ]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
