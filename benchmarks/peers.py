@@ -9,8 +9,8 @@ start x_T are the same, too; azula draws its noise within steps itself, from a f
 are restored one at a time, since azula takes one residual norm over a whole batch.
 
 The peer runs at its own default (64 steps) and at those of the paper it implements (1000), with
-the step size that both have as default, zeta = 1. The latter cost 107 s an image and SNR on one
-CPU core: --limit 2 takes eight minutes, the default fifteen. Rows are printed as they are measured,
+the step size that both have as default, zeta = 1. The latter cost 85 s an image and SNR on one
+CPU core: --limit 2 takes seven minutes, the default thirteen. Rows are printed as they are measured,
 so what was measured before a stop is not lost. Needs `pip install -e '.[bench]'`.
 """
 
