@@ -10,8 +10,8 @@ are restored one at a time, since azula takes one residual norm over a whole bat
 
 The peer runs at its own default (64 steps) and at those of the paper it implements (1000), with
 the step size that both have as default, zeta = 1. The latter cost 85 s an image and SNR on one
-CPU core: --limit 2 takes seven minutes, the default thirteen. Rows are printed as they are measured,
-so what was measured before a stop is not lost. Needs `pip install -e '.[bench]'`.
+CPU core: --limit 2 takes seven minutes, the default thirteen. Rows are printed as they are
+measured, so what was measured before a stop is not lost. Needs `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations
