@@ -12,6 +12,7 @@ taken over --wide of them.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,13 @@ def main() -> None:
     for restorer, steps in dict.fromkeys(wanted):
         points.append(Point(restorer, steps, measure(link, frames, snrs, restorer, steps or None)))
         show(points[-1])
-    arguments.limit = arguments.wide
-    many, _ = chosen(arguments, link.image_size)
+    many, _ = chosen(Namespace(**vars(arguments) | {"limit": arguments.wide}), link.image_size)
     print(f"the same with {len(many)} images")
     wide = {}
-    for restorer in ("none", *link.models.fast):
+    presets = ((name, sampling.steps) for name, sampling in link.models.fast.items())
+    for restorer, steps in (("none", 0), *presets):
         wide[restorer] = measure(link, many, snrs, restorer)
-        show(Point(restorer, 0, wide[restorer]))
+        show(Point(restorer, steps, wide[restorer]))
     if arguments.plot:
         draw(points, arguments.plot)
     found = findings(points, link.models.fast, len(frames) * len(snrs))
