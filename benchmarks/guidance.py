@@ -1,8 +1,8 @@
 """How guidance is chosen: step sizes of Algorithm 1 and DPS, operating points of commin-fast.
 
 python -m benchmarks.guidance DATA [--first 800] [--limit 32] [--snrs=-5,5]
-    [--steps 50] [--zeta 1,2,3,5] [--norm unsquared] [--start 100,250,400] [--blend 1] [--eta 0]
-    [--dps-zeta 1,2,4]
+    [--steps 50] [--zeta 1,2,3,5] [--norm unsquared] [--bounded] [--variance 0,0.5,1]
+    [--start 100,250,400] [--blend 1] [--eta 0] [--dps-zeta 1,2,4]
 
 For the model card: every combination is tried on the same images, which are to be others than
 those that results are reported on. Prints LPIPS and PSNR of each, SNR by SNR.
@@ -40,6 +40,7 @@ def main() -> None:
         options.add_argument(f"--{name}", default=default)
     options.add_argument("--norm", default="unsquared")
     options.add_argument("--bounded", action="store_true", help="steps of commin are bounded")
+    options.add_argument("--variance", default="0", help="v of the noise of commin, 0 to 1")
     arguments = options.parse_args()
     link = LocalLink(Bundle.open(arguments.bundle), pick_device())
     frames, snrs_db = chosen(arguments, link.image_size)
@@ -62,11 +63,15 @@ def _choices(
     """A description, the restorer to use, and models with the guidance to try."""
     numbers = {
         name: [float(each) for each in getattr(arguments, name).split(",") if each]
-        for name in ("zeta", "start", "blend", "eta", "dps_zeta")
+        for name in ("zeta", "variance", "start", "blend", "eta", "dps_zeta")
     }
-    for norm, zeta in itertools.product(arguments.norm.split(","), numbers["zeta"]):
-        guidance = Guidance(norm=norm, bounded=arguments.bounded, zeta_by_snr_db={0.0: zeta})
-        yield f"commin, {norm} norm, zeta {zeta:g}", "commin", replace(models, guidance=guidance)
+    norms = arguments.norm.split(",")
+    for norm, zeta, v in itertools.product(norms, numbers["zeta"], numbers["variance"]):
+        guidance = Guidance(
+            norm=norm, bounded=arguments.bounded, variance=v, zeta_by_snr_db={0.0: zeta}
+        )
+        name = f"commin, {norm} norm, zeta {zeta:g}, variance {v:g}"
+        yield name, "commin", replace(models, guidance=guidance)
     for zeta in numbers["dps_zeta"]:
         guidance = Guidance(zeta_by_snr_db={0.0: 1.0}, dps_zeta=zeta)
         yield f"dps, zeta {zeta:g}", "dps", replace(models, guidance=guidance)

@@ -87,6 +87,22 @@ class Step:
         (1 - \bar\alpha_t)`; 0 in the last step."""
         return (self.beta * (1 - self.alpha_bar_next) / (1 - self.alpha_bar)).sqrt()
 
+    def noise_scale(self, variance: float = 0.0) -> Tensor:
+        r""":math:`\sigma_t` between the two choices that DDPM has for it; 0 in the last step.
+
+        .. math:: \sigma_t^2 = \tilde\beta_t^{1 - v} \beta_t^v, \quad
+            \tilde\beta_t = \beta_t (1 - \bar\alpha_{t-1}) / (1 - \bar\alpha_t)
+
+        Arguments:
+            variance: v, 0 to 1. 0 is :attr:`sigma`, diffusers' ``fixed_small``; 1 is its
+                ``fixed_large``. On the full schedule they hardly differ, in a few long steps they do.
+
+        Source: Ho et al., 2020, section 3.2; Nichol and Dhariwal, 2021, eq. (15).
+        """
+        earliest = torch.finfo(self.alpha_bar.dtype).tiny  # where s = 0, and sigma is 0
+        ratio = (1 - self.alpha_bar) / (1 - self.alpha_bar_next).clamp(min=earliest)
+        return self.sigma * ratio ** (variance / 2)
+
     def predict_x0(self, x: Tensor, epsilon: Tensor) -> Tensor:
         r"""Eq. (10): :math:`x_{0,t} = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) /
         \sqrt{\bar\alpha_t}`."""

@@ -89,6 +89,12 @@ class Guidance(Frozen):
     bounded: bool = Field(
         default=False, description="Never step beyond where the residual would vanish (Polyak)"
     )
+    variance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="v of sigma_t^2 = beta~_t^(1-v) beta_t^v, between DDPM's two choices",
+    )
     zeta_by_snr_db: dict[float, PositiveFloat] = Field(
         min_length=1, description="Step size of the whole schedule, T = 1000, at each SNR"
     )

@@ -77,6 +77,11 @@ class GuidedLoss(Frozen):
     start: PositiveInt = Field(
         default=500, le=1000, description="Latest time t that a decoded image is noised to"
     )
+    power: PositiveFloat = Field(
+        default=1.0,
+        description="p of the times T u^p, u uniform, that an estimate is noised to once more; "
+        "2 has them as dense as Algorithm 1's",
+    )
 
 
 class INNTraining(Frozen):

@@ -48,9 +48,11 @@ class GuidedInverse(nn.Module):
     ) -> Tensor:
         """The loss of originals ``x`` and decoded ``y``, (B, 3, H, W) in [0, 1], sent at (B,)."""
         x, y = from_unit(x), from_unit(y)
-        first = self._guided(inn, y, y, self.settings.start, snr_db, generator)
+        early = torch.rand(len(x), generator=generator) * self.settings.start
+        first = self._guided(inn, y, y, early, snr_db, generator)
         again = first.detach().clamp(-1, 1)
-        second = self._guided(inn, again, y, TRAINING_STEPS, snr_db, generator)
+        late = torch.rand(len(x), generator=generator) ** self.settings.power * TRAINING_STEPS
+        second = self._guided(inn, again, y, late, snr_db, generator)
         error = (torch.stack([first, second]) - x).square().mean()
         if not self._lpips:
             return error
@@ -62,12 +64,12 @@ class GuidedInverse(nn.Module):
         inn: INN,
         image: Tensor,
         y: Tensor,
-        latest: int,
+        time: Tensor,
         snr_db: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        r""":math:`\hat x_{0,t}` at ``image`` noised to times t drawn from 1 to ``latest``."""
-        t = 1 + (torch.rand(len(image), generator=generator) * latest).long()
+        r""":math:`\hat x_{0,t}` at ``image`` noised to the next whole times after ``time``, (B,)."""
+        t = 1 + time.long()
         step = Step.between(t.tolist(), [0] * len(t), image.device)
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         state = step.add_noise(image, noise)

@@ -68,7 +68,8 @@ class CommIN:
         def residual(x0: Tensor) -> Tensor:
             return self.residual(inn, x0, coarse, snr_db)
 
-        guided_step(batch, self.prior, self.bound, residual, zeta, self.guidance.bounded)
+        bounded, variance = self.guidance.bounded, self.guidance.variance
+        guided_step(batch, self.prior, self.bound, residual, zeta, bounded, variance)
 
     def zeta(self, trajectory: Trajectory) -> float:
         r"""Step size :math:`\zeta` at the trajectory's SNR and number of steps."""

@@ -45,7 +45,10 @@ class DPS:
                 ("inns", "architecture", size)
                 for size in ("lifts", "width", "blocks", "patch_size")
             ),
-            *(("guidance", field) for field in ("norm", "clip", "bounded", "zeta_by_snr_db")),
+            *(
+                ("guidance", field)
+                for field in ("norm", "clip", "bounded", "variance", "zeta_by_snr_db")
+            ),
         }
     )
 

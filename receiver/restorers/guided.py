@@ -19,6 +19,7 @@ def guided_step(
     residual: Callable[[Tensor], Tensor],
     zeta: Tensor,
     bounded: bool = False,
+    variance: float = 0.0,
 ) -> None:
     r"""One step of eqs. (10)-(11), less :math:`\zeta \nabla_{x_t} r(x_{0,t})`, in place.
 
@@ -30,6 +31,7 @@ def guided_step(
         zeta: Step size of each image, (B,).
         bounded: Never go further than to where r would vanish to first order,
             :math:`\zeta \le r / \|\nabla r\|_2^2` (Polyak, 1969): a longer step overshoots.
+        variance: Of the noise; see :meth:`receiver.diffusion.Step.noise_scale`.
     """
     x = torch.stack([each.x for each in batch])
     noise = draw_batch(batch)
@@ -46,7 +48,8 @@ def guided_step(
     if bounded:
         slope = gradient.square().sum((1, 2, 3)).clamp(min=torch.finfo(x.dtype).tiny)
         zeta = torch.minimum(zeta, distance / slope)
-    x = step.posterior_mean(x, x0) + step.sigma * noise - zeta[:, None, None, None] * gradient
+    x = step.posterior_mean(x, x0) + step.noise_scale(variance) * noise
+    x = x - zeta[:, None, None, None] * gradient
 
     for each, state, estimate in zip(batch, x, x0, strict=True):
         each.x, each.x0 = state, estimate

@@ -47,6 +47,33 @@ def test_a_respaced_step_equals_diffusers(reference: DDPMScheduler) -> None:
     torch.testing.assert_close(ours, expected.prev_sample, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("t", [1000, 500, 10, 2, 1])
+def test_the_large_variance_is_diffusers(t: int) -> None:
+    large = DDPMScheduler(
+        TRAINING_STEPS,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=False,
+        variance_type="fixed_large",
+    )
+    x, epsilon = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(t))
+    expected = large.step(epsilon, t - 1, x, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+    step = Step.between([t], [t - 1], x.device)
+    mean = step.posterior_mean(x, step.predict_x0(x, epsilon))
+    ours = mean + step.noise_scale(variance=1.0) * noise
+    torch.testing.assert_close(ours, expected.prev_sample, atol=1e-5, rtol=0)
+
+
+def test_the_variance_is_interpolated_in_the_logarithm() -> None:
+    step = Step.between([40], [26], torch.device("cpu"))
+    small, middle, large = (step.noise_scale(v) for v in (0.0, 0.5, 1.0))
+    assert small == step.sigma
+    torch.testing.assert_close(large, step.beta.sqrt())
+    torch.testing.assert_close(middle, (small * large).sqrt())
+
+
 def test_images_of_a_batch_may_be_at_different_times() -> None:
     x, epsilon = torch.randn(2, 2, 3, 8, 8)
     both = Step.between([700, 3], [650, 0], x.device)

@@ -134,6 +134,7 @@ def file(name: str) -> Callable[[Fields], Any]:
         (file("generator.safetensors"), {"inverse-jscc"}),
         (lambda m: m["guidance"].update(zeta_by_snr_db={0.0: 0.2}), {"commin"}),
         (lambda m: m["guidance"].update(bounded=True), {"commin"}),
+        (lambda m: m["guidance"].update(variance=0.5), {"commin"}),
         (lambda m: m["guidance"].update(clip=False), {"commin"}),
         (lambda m: m["guidance"].update(norm="squared"), {"commin"}),
         (lambda m: m["guidance"].update(dps_zeta=0.5), {"dps"}),
@@ -212,7 +213,12 @@ def others(models: ReceiverModels, name: str) -> ReceiverModels:
     if ("generator",) in ignored:
         changes["generator"] = ready(StyleGAN2(GENERATOR), CPU)
     others = Guidance(
-        norm="squared", clip=False, bounded=False, zeta_by_snr_db={0.0: 3.0}, dps_zeta=2.0
+        norm="squared",
+        clip=False,
+        bounded=False,
+        variance=1.0,
+        zeta_by_snr_db={0.0: 3.0},
+        dps_zeta=2.0,
     ).model_dump()
     whole = ("guidance",) in ignored
     ignored_fields = {f: v for f, v in others.items() if whole or ("guidance", f) in ignored}
