@@ -95,7 +95,7 @@ class Step:
 
         Arguments:
             variance: v, 0 to 1. 0 is :attr:`sigma`, diffusers' ``fixed_small``; 1 is its
-                ``fixed_large``. On the full schedule they hardly differ, in a few long steps they do.
+                ``fixed_large``. Steps of the full schedule hardly differ by it, long ones do.
 
         Source: Ho et al., 2020, section 3.2; Nichol and Dhariwal, 2021, eq. (15).
         """

@@ -68,7 +68,7 @@ class GuidedInverse(nn.Module):
         snr_db: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        r""":math:`\hat x_{0,t}` at ``image`` noised to the next whole times after ``time``, (B,)."""
+        r""":math:`\hat x_{0,t}` at ``image`` noised to the whole times after ``time``, (B,)."""
         t = 1 + time.long()
         step = Step.between(t.tolist(), [0] * len(t), image.device)
         noise = torch.randn(image.shape, generator=generator).to(image.device)

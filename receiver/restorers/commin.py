@@ -25,6 +25,8 @@ class CommIN:
     :math:`\sqrt{T / n}`, which is measured, not derived: with it different n come to about the same
     LPIPS (models/faces64/README.md).
 
+    The paper leaves :math:`\sigma_t` open; the bundle chooses it between DDPM's two.
+
     One addition, which the bundle can switch off: :math:`x_{0,t}` is clamped to [-1, 1]. Early
     estimates exceed that range by far, and an INN that was trained within it amplifies them.
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from receiver.diffusion import Step
 from receiver.models import ReceiverModels
 from receiver.restorers.base import Trajectory
 from receiver.restorers.commin import CommIN
@@ -91,6 +92,25 @@ def test_a_respaced_schedule_takes_longer_steps() -> None:
     y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
     zetas = [restorer.zeta(restorer.start(y, 0.0, steps, noise)) for steps in (1000, 250, 10)]
     assert zetas == pytest.approx([ZETA, 2 * ZETA, 10 * ZETA])
+
+
+def test_the_bundle_chooses_the_variance_of_the_noise() -> None:
+    y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
+
+    def stepped(variance: float) -> Tensor:
+        guidance = Guidance(variance=variance, zeta_by_snr_db={0.0: ZETA})
+        models = replace(models_with("unsquared"), guidance=guidance)
+        assert models.prior
+        restorer = CommIN(models, models.prior, guidance)
+        trajectory = restorer.start(y, 0.0, 2, noise)
+        trajectory.times = [40, 26]
+        restorer.step([trajectory])
+        return trajectory.x
+
+    step = Step.between([40], [26], y.device)
+    wider = step.noise_scale(1.0) - step.noise_scale(0.0)
+    more = wider[0] * torch.from_numpy(noise.draw(1, (3, 16, 16)))
+    torch.testing.assert_close(stepped(1.0) - stepped(0.0), more, atol=1e-5, rtol=0)
 
 
 def test_a_bounded_step_ends_where_the_residual_would_vanish() -> None:

@@ -70,6 +70,19 @@ def test_it_asks_about_what_a_sampler_meets() -> None:
         assert noise.square().mean((1, 2, 3)) == pytest.approx(torch.ones(32), abs=0.15)
 
 
+def test_the_times_of_estimates_follow_the_power() -> None:
+    x, inn = images(32), INN(INNArchitecture(levels=1, snr_conditioned=True))
+    late = {}
+    for power in (1.0, 2.0):
+        prior = KnowsTheImage(2 * x - 1)
+        guided = GuidedInverse(GuidedLoss(power=power), prior)  # type: ignore[arg-type]
+        guided(inn, x, x, torch.zeros(len(x)), torch.Generator().manual_seed(1))
+        late[power] = prior.asked[1][1].double()
+    assert late[1.0].max() > 900
+    squared = 1000 * (late[1.0] / 1000) ** 2  # of whole times, so off by up to two, and by rounding
+    assert ((late[2.0] - squared).abs() <= 3).all()
+
+
 def test_nothing_is_lost_where_the_link_loses_nothing() -> None:
     x, inn = images(4), INN(INNArchitecture(levels=2, snr_conditioned=True))
     assert loss(inn, x, x, GuidedLoss(perceptual_weight=1.0)) < 1e-4
