@@ -94,51 +94,52 @@ def test_a_respaced_schedule_takes_longer_steps() -> None:
     assert zetas == pytest.approx([ZETA, 2 * ZETA, 10 * ZETA])
 
 
+def stepped(
+    guidance: Guidance, y: Tensor, noise: DiffusionNoise, times: list[int]
+) -> tuple[CommIN, Trajectory]:
+    """One step from the first of two times to the second, with this guidance."""
+    models = replace(models_with("unsquared"), guidance=guidance)
+    assert models.prior
+    restorer = CommIN(models, models.prior, guidance)
+    trajectory = restorer.start(y, 0.0, 2, noise)
+    trajectory.times = times
+    restorer.step([trajectory])
+    return restorer, trajectory
+
+
 def test_the_bundle_chooses_the_variance_of_the_noise() -> None:
     y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
 
-    def stepped(variance: float) -> Tensor:
+    def at(variance: float) -> Tensor:
         guidance = Guidance(variance=variance, zeta_by_snr_db={0.0: ZETA})
-        models = replace(models_with("unsquared"), guidance=guidance)
-        assert models.prior
-        restorer = CommIN(models, models.prior, guidance)
-        trajectory = restorer.start(y, 0.0, 2, noise)
-        trajectory.times = [40, 26]
-        restorer.step([trajectory])
-        return trajectory.x
+        return stepped(guidance, y, noise, [40, 26])[1].x
 
     step = Step.between([40], [26], y.device)
     wider = step.noise_scale(1.0) - step.noise_scale(0.0)
     more = wider[0] * torch.from_numpy(noise.draw(1, (3, 16, 16)))
-    torch.testing.assert_close(stepped(1.0) - stepped(0.0), more, atol=1e-5, rtol=0)
+    torch.testing.assert_close(at(1.0) - at(0.0), more, atol=1e-5, rtol=0)
 
 
 def test_a_bounded_step_ends_where_the_residual_would_vanish() -> None:
     y, noise = torch.rand(3, 16, 16), DiffusionNoise(0, 0)
 
-    def stepped(zeta: float, bounded: bool) -> tuple[CommIN, Trajectory]:
+    def at(zeta: float, bounded: bool) -> tuple[CommIN, Trajectory]:
         guidance = Guidance(clip=False, bounded=bounded, zeta_by_snr_db={0.0: zeta})
-        models = replace(models_with("unsquared"), guidance=guidance)
-        assert models.prior
-        restorer = CommIN(models, models.prior, guidance)
-        trajectory = restorer.start(y, 0.0, 1000, noise)
-        trajectory.times = [300, 299]
-        restorer.step([trajectory])
-        return restorer, trajectory
+        return stepped(guidance, y, noise, [300, 299])
 
     scale = math.sqrt(1000 / 2)  # of zeta, for two steps
-    (restorer, short), (_, twice) = stepped(1 / scale, False), stepped(2 / scale, False)
+    (restorer, short), (_, twice) = at(1 / scale, False), at(2 / scale, False)
     gradient = short.x - twice.x
     residual = restorer.residual(
         restorer.models.inn_for(0.0), short.x0[None], short.guide[None], torch.zeros(1)
     )
     polyak = float(residual) / float(gradient.square().sum())
-    _, bounded = stepped(1e6, True)
+    _, bounded = at(1e6, True)
     torch.testing.assert_close(
         bounded.x, short.x + gradient - polyak * gradient, rtol=1e-3, atol=1e-3
     )
-    _, unaffected = stepped(1e-3 / scale, True)
-    _, free = stepped(1e-3 / scale, False)
+    _, unaffected = at(1e-3 / scale, True)
+    _, free = at(1e-3 / scale, False)
     assert polyak > 1e-3
     torch.testing.assert_close(unaffected.x, free.x)
 
